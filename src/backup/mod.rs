@@ -1,0 +1,1 @@
+//! Chunked, compressed, incremental backup. Knows nothing of Kubernetes.

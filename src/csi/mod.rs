@@ -1,0 +1,1 @@
+//! The gRPC edge of CSI: decode, validate, guard, one domain call, response.

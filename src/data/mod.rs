@@ -1,0 +1,1 @@
+//! The data plane: share mounts and storage daemons that outlive an upgrade of the driver.

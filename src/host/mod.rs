@@ -1,0 +1,1 @@
+//! Effects on the Linux host, each behind a trait with a recording fake for unit tests.
