@@ -1,0 +1,31 @@
+# What people and CI run. Everything here can be run again at any time.
+SHELL := /bin/bash
+# rustup puts cargo there, and a shell that was open before does not know.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help packages demo test fmt lint clean-cache
+
+help: ## Lists the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+
+packages: ## Installs what is missing (apt) and brings a sound QEMU
+	scripts/ensure-packages
+	scripts/ensure-qemu >/dev/null
+
+demo: packages ## The whole job on real parts: GlusterFS, snapshots, backup, restore
+	scripts/run-demo
+
+test: packages $(if $(CI),lint) ## Builds and runs every test; T="name …" for some test programs
+	scripts/run-tests $(T)
+
+fmt: ## Formats the code
+	cargo fmt
+
+lint: ## Formatting, clippy and shellcheck, warnings as errors
+	cargo fmt --check
+	cargo clippy --all-targets --features crash-points -- -D warnings
+	shellcheck -x scripts/* .ci/run
+
+clean-cache: ## Removes the downloaded QEMU and CI's build cache
+	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/strata"
