@@ -1,0 +1,87 @@
+//! What can go wrong with a volume. Which gRPC code each variant becomes is `csi/code.rs`'s table.
+
+use super::agents::AgentError;
+use super::id::{NodeId, SnapshotId, VolumeId};
+use crate::qsd;
+use snafu::Snafu;
+use std::path::PathBuf;
+
+/// Why a domain call did not do its work. Nothing is half done: what was begun is journaled.
+#[derive(Debug, Snafu)]
+#[snafu(visibility(pub(crate)))]
+pub enum Error {
+    /// No such volume, or one that was deleted.
+    #[snafu(display("volume {volume} does not exist"))]
+    VolumeNotFound { volume: VolumeId },
+    /// No such snapshot.
+    #[snafu(display("snapshot {snapshot} of volume {volume} does not exist"))]
+    SnapshotNotFound { volume: VolumeId, snapshot: SnapshotId },
+    /// A handle of a share that this driver was not given.
+    #[snafu(display("share {share} is not mounted here: add its source to the driver's list of shares"))]
+    ShareNotFound { share: String },
+    /// A node that never registered.
+    #[snafu(display("node {node} is not registered on the share: is its node plugin running?"))]
+    NodeNotFound { node: NodeId },
+    /// The name is in use for something else.
+    #[snafu(display("{name:?} exists already and differs: {difference}"))]
+    NameTaken { name: String, difference: String },
+    /// Somebody else works on the volume.
+    #[snafu(display(
+        "volume {volume} is busy: another operation holds its lock; it will be free when that ends"
+    ))]
+    Busy { volume: VolumeId },
+    /// Work goes on in the background; the same call later finds it done.
+    #[snafu(display("volume {volume}: {doing}; ask again"))]
+    Pending { volume: VolumeId, doing: String },
+    /// A second writer.
+    #[snafu(display("volume {volume} is attached to node {node} for writing; detach it there first"))]
+    AttachedElsewhere { volume: VolumeId, node: NodeId },
+    /// Staging without an attachment.
+    #[snafu(display("volume {volume} is not published to node {node}: ControllerPublishVolume comes first"))]
+    NotPublished { volume: VolumeId, node: NodeId },
+    /// The volume's state forbids it.
+    #[snafu(display("volume {volume}: {reason}"))]
+    Precondition { volume: VolumeId, reason: String },
+    /// An image is open in a process that the record does not know of.
+    #[snafu(display("{} is open in another process, which holds its image lock", file.display()))]
+    ImageInUse { file: PathBuf },
+    /// The node that has the volume open cannot be asked.
+    #[snafu(display("node {node}, which has volume {volume} open, cannot be asked: {source}"))]
+    NodeUnreachable { volume: VolumeId, node: NodeId, source: AgentError },
+    /// A record that fails its checks. Never replaced by itself.
+    #[snafu(display(
+        "the record of volume {volume} is damaged: {reason}; nothing was changed, run `strata volume check`"
+    ))]
+    DamagedRecord { volume: VolumeId, reason: String },
+    /// The lock was lost, or somebody wrote the record without it.
+    #[snafu(display(
+        "volume {volume}: the lock on its record was lost ({reason}); nothing more was changed"
+    ))]
+    Fenced { volume: VolumeId, reason: String },
+    /// No share with enough room.
+    #[snafu(display("no share has {needed} bytes of room; the roomiest has {free}"))]
+    NoRoom { needed: u64, free: u64 },
+    /// No share at all.
+    #[snafu(display("no share is mounted"))]
+    NoShare,
+    /// A size that cannot be had.
+    #[snafu(display("{reason}"))]
+    OutOfRange { reason: String },
+    /// An argument that makes no sense.
+    #[snafu(display("{reason}"))]
+    Invalid { reason: String },
+    /// The file system said no.
+    #[snafu(display("cannot {doing} {}: {source}", path.display()))]
+    Io { doing: &'static str, path: PathBuf, source: std::io::Error },
+    /// A storage daemon could not be started or stopped.
+    #[snafu(display("{source}"), context(false))]
+    Daemon { source: qsd::DaemonError },
+}
+
+impl Error {
+    /// Attaches what was being done, and to which path, to an I/O error.
+    pub(crate) fn io(doing: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Error {
+        let path = path.into();
+        move |source| Error::Io { doing, path, source }
+    }
+}

@@ -1,0 +1,96 @@
+//! The steps at which a crash is worth a test: between any two effects that are not one.
+//!
+//! One list. With the cargo feature `crash-points`, `STRATA_CRASH_AT=<step>` in the environment kills the
+//! process, as `kill -9` would, when it gets there; `tests/crash_points.rs` goes through the list. An
+//! unlisted step does not compile, and a listed one that is never reached fails that test.
+
+macro_rules! steps {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// A place between two effects.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Step {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Step {
+            /// Every step there is.
+            pub const ALL: &[Step] = &[$(Step::$name,)*];
+
+            /// The name by which a test arms it.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Step::$name => $text,)*
+                }
+            }
+        }
+    };
+}
+
+steps! {
+    /// A new volume's record says `creating`; there is no image.
+    CreateRecorded = "create-recorded",
+    /// The image has its final name; the record does not say `ready`.
+    CreateImageMade = "create-image-made",
+    /// A clone is named as a child of its source; it has no record.
+    CloneAnnounced = "clone-announced",
+    /// The cut is journaled; there is no overlay.
+    CutIntended = "cut-intended",
+    /// The overlay has its final name; nothing writes to it.
+    CutOverlayMade = "cut-overlay-made",
+    /// On the node: the filesystem is frozen.
+    CutFrozen = "cut-frozen",
+    /// On the node: the daemon writes to the overlay; the filesystem is still frozen.
+    CutSwitched = "cut-switched",
+    /// The node has answered; the record still names the frozen layer as active.
+    CutReported = "cut-reported",
+    /// The record is final; the table beside it is the old one.
+    CutRecorded = "cut-recorded",
+    /// The snapshot is no longer in the record; its layer is.
+    DeleteDropped = "delete-dropped",
+    /// A layer that nothing refers to is in the trash; its file is there.
+    SweepTrashed = "sweep-trashed",
+    /// The volume is marked deleted; its files are there.
+    VolumeMarkedDeleted = "volume-marked-deleted",
+    /// A deleted volume's record is gone; its folder is there.
+    VolumeRecordRemoved = "volume-record-removed",
+    /// The merge is journaled; nothing was copied.
+    MergeIntended = "merge-intended",
+    /// All is copied; no header was changed.
+    MergeCopied = "merge-copied",
+    /// The header is changed; the record is not.
+    MergeFinalized = "merge-finalized",
+    /// The record is changed; the old file is in the trash.
+    MergeRecorded = "merge-recorded",
+    /// The daemon has the image open; the record does not say so.
+    StageDaemonStarted = "stage-daemon-started",
+    /// The record says `opened`; there is no block device.
+    StageOpened = "stage-opened",
+    /// There is a block device; nothing is on it.
+    StageAttached = "stage-attached",
+    /// There is a filesystem; it was never mounted.
+    StageFormatted = "stage-formatted",
+    /// It is mounted; the record still says `new`.
+    StageMounted = "stage-mounted",
+    /// Unstaging: the mount is gone, the device is there.
+    UnstageUnmounted = "unstage-unmounted",
+    /// Unstaging: the device and the daemon are gone, the record says `opened`.
+    UnstageClosed = "unstage-closed",
+}
+
+/// The process has come to this step.
+#[cfg(not(feature = "crash-points"))]
+#[inline]
+pub fn reached(_step: Step) {}
+
+/// The process has come to this step; dies here if a test armed it.
+#[cfg(feature = "crash-points")]
+pub fn reached(step: Step) {
+    if std::env::var("STRATA_CRASH_AT").is_ok_and(|armed| armed == step.name()) {
+        eprintln!("crash point {} reached", step.name());
+        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        // The signal ends this thread too, at the latest when it next enters the kernel.
+        loop {
+            std::thread::park();
+        }
+    }
+}

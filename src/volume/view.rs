@@ -1,0 +1,75 @@
+//! What the domain is asked for, and what it answers with.
+
+use super::id::{NodeId, SnapshotHandle, VolumeHandle};
+use super::record::Consistency;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// How a new volume's base image is laid out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VolumeKind {
+    /// qcow2: grows as it is written to.
+    #[default]
+    Qcow2,
+    /// A raw file with holes.
+    RawSparse,
+    /// A raw file with every block allocated.
+    RawFull,
+}
+
+/// What a new volume starts as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VolumeSource {
+    /// A copy of a snapshot, made by reference.
+    Snapshot(SnapshotHandle),
+}
+
+/// A volume to be made.
+#[derive(Clone, Debug)]
+pub struct CreateVolume {
+    /// The CSI name: the key of idempotency.
+    pub name: String,
+    /// Bytes wanted at least; None takes the source's size, or 1 GiB.
+    pub required: Option<u64>,
+    /// Bytes allowed at most.
+    pub limit: Option<u64>,
+    /// The layout of the base image. A volume with a source is always an overlay.
+    pub kind: VolumeKind,
+    /// What to start from.
+    pub source: Option<VolumeSource>,
+    /// The StorageClass's parameters, kept for the operator and for backups.
+    pub parameters: BTreeMap<String, String>,
+}
+
+/// A volume as callers see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeView {
+    /// Share and id.
+    pub handle: VolumeHandle,
+    /// The CSI name.
+    pub name: String,
+    /// Bytes.
+    pub capacity: u64,
+    /// What it was made from.
+    pub source: Option<SnapshotHandle>,
+    /// The nodes it is published to.
+    pub nodes: Vec<NodeId>,
+    /// As given at creation.
+    pub parameters: BTreeMap<String, String>,
+}
+
+/// A snapshot as callers see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotView {
+    /// Share, volume and id.
+    pub handle: SnapshotHandle,
+    /// The CSI name.
+    pub name: String,
+    /// Bytes that a volume made from it needs at least.
+    pub size: u64,
+    /// When the data stood still.
+    pub created_at: jiff::Timestamp,
+    /// What the data is worth.
+    pub consistency: Consistency,
+}

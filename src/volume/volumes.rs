@@ -1,0 +1,76 @@
+//! The volumes of one share: the context that every operation needs.
+
+use super::agents::Agents;
+use super::error::Error;
+use super::id::{SnapshotHandle, SnapshotId, VolumeHandle, VolumeId};
+use super::layout::Layout;
+use super::record::Record;
+use super::view::VolumeView;
+use crate::gluster::Share;
+use crate::qsd::DaemonHost;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long an operation waits for a volume that another one works on, before it answers "busy".
+/// Well under the shortest deadline of a sidecar (provisioner: 10 s), so that the caller hears the reason.
+const LOCK_WAIT: Duration = Duration::from_secs(3);
+
+/// The programs and services that operations use.
+#[derive(Clone)]
+pub struct Tools {
+    /// The program `qemu-img`.
+    pub qemu_img: PathBuf,
+    /// Runs the storage daemons.
+    pub daemons: Arc<dyn DaemonHost>,
+    /// Asks the nodes.
+    pub agents: Arc<dyn Agents>,
+}
+
+/// The volumes of one share.
+#[derive(Clone)]
+pub struct Volumes {
+    pub(super) share: Share,
+    pub(super) layout: Layout,
+    pub(super) tools: Tools,
+    pub(super) lock_wait: Duration,
+}
+
+impl Volumes {
+    /// The volumes of an opened share.
+    pub fn new(share: Share, tools: Tools) -> Self {
+        let layout = Layout::new(&share.root);
+        Volumes { share, layout, tools, lock_wait: LOCK_WAIT }
+    }
+
+    /// The share.
+    pub fn share(&self) -> &Share {
+        &self.share
+    }
+
+    /// Where things are on it.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// A volume's handle.
+    pub fn handle(&self, volume: VolumeId) -> VolumeHandle {
+        VolumeHandle { share: self.share.key.clone(), volume }
+    }
+
+    /// A snapshot's handle.
+    pub fn snapshot_handle(&self, volume: VolumeId, snapshot: SnapshotId) -> SnapshotHandle {
+        SnapshotHandle { share: self.share.key.clone(), volume, snapshot }
+    }
+
+    pub(super) fn view(&self, record: &Record) -> VolumeView {
+        VolumeView {
+            handle: self.handle(record.id),
+            name: record.name.clone(),
+            capacity: record.capacity,
+            source: record.source.clone(),
+            nodes: record.attachments.iter().map(|attachment| attachment.node.clone()).collect(),
+            parameters: record.parameters.clone(),
+        }
+    }
+}
