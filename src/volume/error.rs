@@ -2,6 +2,7 @@
 
 use super::agents::AgentError;
 use super::id::{NodeId, SnapshotId, VolumeId};
+use crate::host::fsio::FsError;
 use crate::qsd;
 use snafu::Snafu;
 use std::path::PathBuf;
@@ -73,6 +74,9 @@ pub enum Error {
     /// The file system said no.
     #[snafu(display("cannot {doing} {}: {source}", path.display()))]
     Io { doing: &'static str, path: PathBuf, source: std::io::Error },
+    /// A file could not be written whole.
+    #[snafu(display("{source}"), context(false))]
+    File { source: FsError },
     /// A storage daemon could not be started or stopped.
     #[snafu(display("{source}"), context(false))]
     Daemon { source: qsd::DaemonError },

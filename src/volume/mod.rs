@@ -10,6 +10,7 @@ mod error;
 mod id;
 mod layout;
 mod lock;
+mod nodes;
 pub mod record;
 pub mod steps;
 mod view;
@@ -19,6 +20,7 @@ pub use agents::{AgentError, Agents, CutOrder, CutReport, OpenImage};
 pub use error::Error;
 pub use id::{InvalidId, LayerId, NodeId, SnapshotHandle, SnapshotId, VolumeHandle, VolumeId};
 pub use layout::Layout;
+pub use nodes::NodeRecord;
 pub use view::{CreateVolume, SnapshotView, VolumeKind, VolumeSource, VolumeView};
 pub use volumes::{Tools, Volumes};
 

@@ -2,8 +2,9 @@
 
 use super::agents::Agents;
 use super::error::Error;
-use super::id::{SnapshotHandle, SnapshotId, VolumeHandle, VolumeId};
+use super::id::{NodeId, SnapshotHandle, SnapshotId, VolumeHandle, VolumeId};
 use super::layout::Layout;
+use super::nodes::{self, NodeRecord};
 use super::record::Record;
 use super::view::VolumeView;
 use crate::gluster::Share;
@@ -61,6 +62,16 @@ impl Volumes {
     /// A snapshot's handle.
     pub fn snapshot_handle(&self, volume: VolumeId, snapshot: SnapshotId) -> SnapshotHandle {
         SnapshotHandle { share: self.share.key.clone(), volume, snapshot }
+    }
+
+    /// Writes a node's registration.
+    pub fn register_node(&self, node: &NodeRecord) -> Result<(), Error> {
+        nodes::register(&self.layout, node)
+    }
+
+    /// A node's registration.
+    pub fn node(&self, node: &NodeId) -> Result<NodeRecord, Error> {
+        nodes::get(&self.layout, node)
     }
 
     pub(super) fn view(&self, record: &Record) -> VolumeView {
