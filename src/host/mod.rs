@@ -1,4 +1,10 @@
 //! Effects on the Linux host, each behind a trait with a recording fake for unit tests.
 
+pub mod device;
 pub mod exec;
+pub mod fake;
+pub mod freeze;
 pub mod fsio;
+pub mod loopdev;
+pub mod mkfs;
+pub mod mount;

@@ -1,5 +1,9 @@
 //! Image files, qcow2 and raw: made, checked, converted, locked and read, their formats always explicit.
 
 mod format;
+pub mod header;
+pub mod lock;
+pub mod qemu_img;
 
 pub use format::{Format, ImageRef};
+pub use qemu_img::QemuImg;

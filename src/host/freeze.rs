@@ -1,0 +1,142 @@
+//! Freezing a mounted filesystem for the moment of a snapshot.
+//!
+//! A frozen filesystem blocks every writer, so three things hold here: only the filesystem that was
+//! meant is frozen (checked on the descriptor that is then frozen, never by path again), a watchdog
+//! thaws it whatever becomes of the caller, and dropping the guard thaws.
+
+use super::device::DevNumber;
+use linux_raw_sys::ioctl::{FIFREEZE, FITHAW};
+use rustix::fs::{Mode, OFlags, fstat, syncfs};
+use rustix::io::Errno;
+use rustix::ioctl::{IntegerSetter, ioctl};
+use snafu::{ResultExt, Snafu, ensure};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Why a filesystem was not frozen.
+#[derive(Debug, Snafu)]
+pub enum FreezeError {
+    /// The mount point cannot be opened.
+    #[snafu(display("failed to open {}: {source}", mount.display()))]
+    Open {
+        /// The mount point.
+        mount: PathBuf,
+        /// Cause.
+        source: Errno,
+    },
+    /// Another filesystem than the volume's is there: freezing it could stop the host.
+    #[snafu(display("{} is on device {found}, not on the volume's {expected}: not frozen", mount.display()))]
+    WrongFilesystem {
+        /// The mount point.
+        mount: PathBuf,
+        /// What is there.
+        found: DevNumber,
+        /// The volume's device.
+        expected: DevNumber,
+    },
+    /// syncfs or FIFREEZE failed.
+    #[snafu(display("failed to {what} {}: {source}", mount.display()))]
+    Kernel {
+        /// The step.
+        what: &'static str,
+        /// The mount point.
+        mount: PathBuf,
+        /// Cause.
+        source: Errno,
+    },
+    /// The freeze did not come within its time; it is undone as soon as it comes.
+    #[snafu(display("freezing {} took longer than {} ms", mount.display(), limit.as_millis()))]
+    TooSlow {
+        /// The mount point.
+        mount: PathBuf,
+        /// The time it had.
+        limit: Duration,
+    },
+}
+
+/// How a freeze ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thawed {
+    /// The filesystem was frozen until the call of [`FrozenFs::thaw`]; false when the watchdog, or
+    /// somebody else, had thawed it before: what was cut meanwhile is crash-consistent only.
+    pub held: bool,
+    /// How long writers had to wait.
+    pub pause: Duration,
+}
+
+/// A frozen filesystem. Dropping it thaws.
+#[derive(Debug)]
+pub struct FrozenFs {
+    release: Option<Sender<()>>,
+    worker: Option<JoinHandle<Thawed>>,
+}
+
+impl FrozenFs {
+    /// Flushes the filesystem at `mount`, then freezes it for at most `watchdog`.
+    ///
+    /// The flush comes first because it can take long and writers need not wait for it. All of it
+    /// runs on a thread of its own rather than in a child process: FIFREEZE sleeps uninterruptibly
+    /// either way, and the thread that froze is then also the one that is sure to thaw.
+    pub fn freeze(mount: &Path, expected: DevNumber, watchdog: Duration) -> Result<FrozenFs, FreezeError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(mount, flags, Mode::empty()).context(OpenSnafu { mount })?;
+        let found = fstat(&fd).context(KernelSnafu { what: "stat", mount })?.st_dev;
+        let found = DevNumber::from_raw(found);
+        ensure!(found == expected, WrongFilesystemSnafu { mount, found, expected });
+        syncfs(&fd).context(KernelSnafu { what: "flush", mount })?;
+
+        let (frozen, on_frozen) = channel();
+        let (release, on_release) = channel();
+        let worker = std::thread::spawn(move || hold(&fd, watchdog, &frozen, &on_release));
+        let release = Some(release);
+        match on_frozen.recv_timeout(watchdog) {
+            Ok(Ok(())) => Ok(FrozenFs { release, worker: Some(worker) }),
+            Ok(Err(source)) => Err(source).context(KernelSnafu { what: "freeze", mount }),
+            // `release` is dropped here: the worker thaws at once when the kernel lets go of it.
+            Err(_) => TooSlowSnafu { mount, limit: watchdog }.fail(),
+        }
+    }
+
+    /// Thaws, and tells whether it had been frozen until now.
+    pub fn thaw(mut self) -> Thawed {
+        self.finish().unwrap_or(Thawed { held: false, pause: Duration::ZERO })
+    }
+
+    fn finish(&mut self) -> Option<Thawed> {
+        drop(self.release.take());
+        self.worker.take()?.join().ok()
+    }
+}
+
+impl Drop for FrozenFs {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+/// The worker: freezes, waits for the release or the deadline, thaws.
+fn hold(
+    fd: &OwnedFd,
+    watchdog: Duration,
+    frozen: &Sender<Result<(), Errno>>,
+    release: &Receiver<()>,
+) -> Thawed {
+    let begun = Instant::now();
+    // SAFETY: FIFREEZE ignores its argument.
+    let done = unsafe { ioctl(fd, IntegerSetter::<{ FIFREEZE }>::new_usize(0)) };
+    let failed = done.is_err();
+    let told = frozen.send(done).is_ok();
+    if failed {
+        return Thawed { held: false, pause: begun.elapsed() };
+    }
+    // An Ok never comes: the other side drops its end, which is the message.
+    let waited = told.then(|| release.recv_timeout(watchdog.saturating_sub(begun.elapsed())));
+    let in_time = !matches!(waited, Some(Err(RecvTimeoutError::Timeout)) | None);
+    // SAFETY: FITHAW ignores its argument.
+    let thawed = unsafe { ioctl(fd, IntegerSetter::<{ FITHAW }>::new_usize(0)) };
+    // EINVAL: it was not frozen any more, so somebody else thawed it.
+    Thawed { held: in_time && thawed.is_ok(), pause: begun.elapsed() }
+}
