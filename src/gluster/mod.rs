@@ -1,5 +1,19 @@
 //! Shares: where images live. Source and identity, mount, preflight, coherence.
 
+pub mod coherence;
+mod identity;
+mod mount;
+mod open;
+mod options;
+mod preflight;
 mod share;
+mod volfile;
 
-pub use share::{Share, ShareKey, Source};
+pub use coherence::CoherenceError;
+pub use identity::{IdentityError, establish};
+pub use mount::MountError;
+pub use open::{ShareError, close, open, prove_writable};
+pub use options::{InvalidOption, MountOption};
+pub use preflight::{Finding, Severity};
+pub use share::{InvalidShareKey, InvalidSource, Share, ShareKey, Source};
+pub use volfile::VolfileError;

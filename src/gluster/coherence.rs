@@ -1,0 +1,110 @@
+//! The proof that two mounts of one share see the same files at the same time.
+
+use snafu::{ResultExt, Snafu, ensure};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// A cache that expires meanwhile would hide behind a single try.
+const ROUNDS: u32 = 3;
+
+/// Why two mounts are not known to be coherent.
+#[derive(Debug, Snafu)]
+pub enum CoherenceError {
+    /// One mount showed what was no longer true.
+    #[snafu(display(
+        "two mounts of the share disagree: after {change} through one, the other still showed the old file; \
+         images would be opened without their last writes"
+    ))]
+    Incoherent {
+        /// What had been done.
+        change: &'static str,
+    },
+    /// The test itself failed.
+    #[snafu(display("the coherence test cannot {action} {}: {source}", path.display()))]
+    Probe {
+        /// The step.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// From the kernel.
+        source: io::Error,
+    },
+}
+
+/// Changes files through one mount and reads them at once through the other, which had looked at them
+/// before: a rename, a rewrite in place, a growing file; in both directions. `folder` is there already,
+/// relative to both roots; what is made in it is removed.
+pub fn prove(one: &Path, other: &Path, folder: &Path) -> Result<(), CoherenceError> {
+    let name = format!("coherence-{}", uuid::Uuid::new_v4().simple());
+    let made = one.join(folder).join(&name);
+    fs::create_dir(&made).context(ProbeSnafu { action: "make", path: &made })?;
+    let seen = other.join(folder).join(&name);
+    let result = (0..ROUNDS).try_for_each(|round| {
+        watch(&made, &seen, round * 2)?;
+        watch(&seen, &made, round * 2 + 1)
+    });
+    let removed = fs::remove_dir_all(&made).context(ProbeSnafu { action: "remove", path: &made });
+    result.and(removed)
+}
+
+fn watch(writer: &Path, reader: &Path, round: u32) -> Result<(), CoherenceError> {
+    let name = format!("file-{round}");
+    let (ours, theirs) = (writer.join(&name), reader.join(&name));
+    let replacement = writer.join(format!("{name}.new"));
+
+    write(&ours, b"first")?;
+    look(&theirs)?;
+    write(&replacement, b"other")?;
+    fs::rename(&replacement, &ours).context(ProbeSnafu { action: "rename", path: &ours })?;
+    ensure!(look(&theirs)? == b"other", IncoherentSnafu { change: "a rename" });
+
+    overwrite(&ours, b"third", 0)?;
+    ensure!(look(&theirs)? == b"third", IncoherentSnafu { change: "a rewrite in place" });
+
+    let growth = vec![0x5a; 256 << 10];
+    overwrite(&ours, &growth, 5)?;
+    let size = fs::metadata(&theirs).context(ProbeSnafu { action: "look at", path: &theirs })?.len();
+    let grown = look(&theirs)?;
+    ensure!(
+        size == 5 + growth.len() as u64 && grown[..5] == *b"third" && grown[5..] == growth[..],
+        IncoherentSnafu { change: "growth" }
+    );
+    Ok(())
+}
+
+fn look(path: &Path) -> Result<Vec<u8>, CoherenceError> {
+    fs::read(path).context(ProbeSnafu { action: "read", path })
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), CoherenceError> {
+    let file = File::create(path).context(ProbeSnafu { action: "create", path })?;
+    file.write_all_at(bytes, 0).and_then(|()| file.sync_all()).context(ProbeSnafu { action: "write", path })
+}
+
+fn overwrite(path: &Path, bytes: &[u8], offset: u64) -> Result<(), CoherenceError> {
+    let file = OpenOptions::new().write(true).open(path).context(ProbeSnafu { action: "open", path })?;
+    file.write_all_at(bytes, offset)
+        .and_then(|()| file.sync_all())
+        .context(ProbeSnafu { action: "write", path })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_folder_agrees_with_itself_and_is_left_empty() {
+        let dir = tempfile::tempdir().unwrap();
+        prove(dir.path(), dir.path(), Path::new("")).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn two_folders_do_not_pass_for_one() {
+        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        assert!(prove(one.path(), other.path(), Path::new("")).is_err());
+        assert_eq!(fs::read_dir(one.path()).unwrap().count(), 0);
+    }
+}

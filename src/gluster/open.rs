@@ -1,0 +1,278 @@
+//! A share made ready: mounted, proved writable, coherent and safe, and known by its key.
+
+use super::coherence::{self, CoherenceError};
+use super::identity::{self, IdentityError, STRATA_DIR};
+use super::mount::{self, MountError, Mounted, Volume};
+use super::options::MountOption;
+use super::preflight::{Finding, Severity, preflight};
+use super::volfile::VolfileError;
+use super::{Share, ShareKey, Source};
+use crate::host::deadline::{TimedOut, within};
+use crate::host::fsio::FsError;
+use rustix::fs::{FlockOperation, flock};
+use sha2::{Digest, Sha256};
+use snafu::{ResultExt, Snafu, ensure};
+use std::fs::{self, DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// For everything that is done on a mounted share before it is used: a few dozen small files.
+const SETTLE_LIMIT: Duration = Duration::from_secs(60);
+
+/// Why a share cannot be used.
+#[derive(Debug, Snafu)]
+pub enum ShareError {
+    /// `dir:/PATH` is not there.
+    #[snafu(display("the share {share} is no directory on this machine: make it, or correct the path"))]
+    NoDirectory {
+        /// As configured.
+        share: Source,
+    },
+    /// Not mounted.
+    #[snafu(display("share {share}: {source}"))]
+    Mounting {
+        /// As configured.
+        share: Source,
+        /// The step that failed.
+        source: MountError,
+    },
+    /// Mounted, and then silent.
+    #[snafu(display("share {share}: {source}: check its servers"))]
+    NoAnswer {
+        /// As configured.
+        share: Source,
+        /// The bound.
+        source: TimedOut,
+    },
+    /// Not writable, or without a usable identity.
+    #[snafu(display("share {share}: {source}"))]
+    Identity {
+        /// As configured.
+        share: Source,
+        /// What is wrong.
+        source: IdentityError,
+    },
+    /// Its options cannot be told.
+    #[snafu(display("share {share}: {source}"))]
+    Preflight {
+        /// As configured.
+        share: Source,
+        /// What is wrong.
+        source: VolfileError,
+    },
+    /// Its options would lose data.
+    #[snafu(display(
+        "share {share} is refused: {}",
+        findings.iter().map(Finding::to_string).collect::<Vec<_>>().join("; ")
+    ))]
+    Unsafe {
+        /// As configured.
+        share: Source,
+        /// What to mend.
+        findings: Vec<Finding>,
+    },
+    /// Its mounts disagree.
+    #[snafu(display("share {share}: {source}"))]
+    Coherence {
+        /// As configured.
+        share: Source,
+        /// How it showed.
+        source: CoherenceError,
+    },
+    /// The folder for mounts on this node.
+    #[snafu(display("share {share}: {source}"))]
+    MountDir {
+        /// As configured.
+        share: Source,
+        /// The step that failed.
+        source: FsError,
+    },
+}
+
+/// Makes a share ready for use on this node, mounting it under `mount_dir` where it is a GlusterFS volume,
+/// and answers what its operator should still mend. Done already: the same answer again. Blocks, within bounds.
+pub fn open(
+    source: &Source,
+    options: &[MountOption],
+    mount_dir: &Path,
+) -> Result<(Share, Vec<Finding>), ShareError> {
+    match source {
+        Source::Dir(path) => open_dir(source, path),
+        Source::Gluster { host, volume } => {
+            let place = Place::prepare(source, mount_dir).context(MountDirSnafu { share: source.clone() })?;
+            let volume = Volume { host, path: volume, options, log: &place.log };
+            open_gluster(source, &volume, &place)
+        }
+    }
+}
+
+/// Gives a share back. A directory is nothing to give back; a mount in use is an error.
+pub fn close(share: &Share) -> Result<(), ShareError> {
+    match &share.source {
+        Source::Dir(_) => Ok(()),
+        source @ Source::Gluster { .. } => {
+            mount::unmount(&share.root).context(MountingSnafu { share: source.clone() })
+        }
+    }
+}
+
+/// Proves that a share is still writable (G2). Blocks, within bounds.
+pub fn prove_writable(share: &Share) -> Result<(), ShareError> {
+    let (source, root) = (share.source.clone(), share.root.clone());
+    within(SETTLE_LIMIT, "a probe file", move || identity::probe_writable(&root))
+        .context(NoAnswerSnafu { share: source.clone() })?
+        .context(IdentitySnafu { share: source })
+}
+
+fn open_dir(source: &Source, path: &Path) -> Result<(Share, Vec<Finding>), ShareError> {
+    ensure!(path.is_dir(), NoDirectorySnafu { share: source.clone() });
+    let root = path
+        .canonicalize()
+        .map_err(|error| FsError { action: "resolve", path: path.to_owned(), source: error })
+        .context(MountDirSnafu { share: source.clone() })?;
+    let key = settle(source, &root)?;
+    Ok((Share { key, source: source.clone(), root }, Vec::new()))
+}
+
+fn open_gluster(
+    source: &Source,
+    volume: &Volume<'_>,
+    place: &Place,
+) -> Result<(Share, Vec<Finding>), ShareError> {
+    let mounted = volume.mount(&place.root).context(MountingSnafu { share: source.clone() })?;
+    let opened = settle(source, &place.root).and_then(|key| {
+        let findings = prove_safe(source, volume, place)?;
+        Ok((Share { key, source: source.clone(), root: place.root.clone() }, findings))
+    });
+    if opened.is_err() && mounted == Mounted::Now {
+        // A share that is refused is not left about; the reason for the refusal is the better error.
+        let _ = mount::unmount(&place.root);
+    }
+    opened
+}
+
+/// Writable, and known by a key.
+fn settle(source: &Source, root: &Path) -> Result<ShareKey, ShareError> {
+    let root = root.to_owned();
+    within(SETTLE_LIMIT, "making ready", move || {
+        identity::probe_writable(&root)?;
+        identity::establish(&root)
+    })
+    .context(NoAnswerSnafu { share: source.clone() })?
+    .context(IdentitySnafu { share: source.clone() })
+}
+
+/// Preflight and the test of two mounts, with a second mount for as long as that takes.
+fn prove_safe(source: &Source, volume: &Volume<'_>, place: &Place) -> Result<Vec<Finding>, ShareError> {
+    volume.mount(&place.second).context(MountingSnafu { share: source.clone() })?;
+    let (share, name) = (source.clone(), volume.name().to_owned());
+    let (root, second) = (place.root.clone(), place.second.clone());
+    let examined =
+        within(SETTLE_LIMIT, "the self-test with two mounts", move || examine(&share, &name, &root, &second));
+    let unmounted = mount::unmount(&place.second).context(MountingSnafu { share: source.clone() });
+    let findings = examined.context(NoAnswerSnafu { share: source.clone() })??;
+    unmounted?;
+    // An empty folder that stays is no harm.
+    let _ = fs::remove_dir(&place.second);
+    Ok(findings)
+}
+
+/// What the operator should mend, once nothing is found that would lose data.
+fn examine(source: &Source, volume: &str, root: &Path, second: &Path) -> Result<Vec<Finding>, ShareError> {
+    let look = |root| preflight(root, volume).context(PreflightSnafu { share: source.clone() });
+    // The mount in use may be an older one, the second is fresh: both count.
+    let mut findings = look(root)?;
+    for finding in look(second)? {
+        if !findings.contains(&finding) {
+            findings.push(finding);
+        }
+    }
+    let (fatal, rest): (Vec<_>, _) = findings.into_iter().partition(|f| f.severity == Severity::Refuse);
+    ensure!(fatal.is_empty(), UnsafeSnafu { share: source.clone(), findings: fatal });
+    coherence::prove(root, second, Path::new(STRATA_DIR))
+        .context(CoherenceSnafu { share: source.clone() })?;
+    Ok(rest)
+}
+
+/// Where a source is mounted on this node. Held, so that two callers take turns.
+struct Place {
+    root: PathBuf,
+    second: PathBuf,
+    log: PathBuf,
+    _turn: File,
+}
+
+impl Place {
+    fn prepare(source: &Source, mount_dir: &Path) -> Result<Self, FsError> {
+        let failed = |action, path: &Path| {
+            let path = path.to_owned();
+            move |source| FsError { action, path, source }
+        };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(mount_dir)
+            .map_err(failed("make the folder", mount_dir))?;
+        // The kernel lists mounts by their real paths.
+        let dir = mount_dir.canonicalize().map_err(failed("resolve", mount_dir))?;
+        let name = folder_name(source);
+        if dir.as_os_str().as_encoded_bytes().contains(&b',') {
+            // mount(8) would take what follows for more options.
+            let error = std::io::Error::new(std::io::ErrorKind::InvalidInput, "a comma in its path");
+            return Err(failed("mount under", &dir)(error));
+        }
+        let lock = dir.join(format!("{name}.lock"));
+        let turn = File::create(&lock).map_err(failed("create", &lock))?;
+        flock(&turn, FlockOperation::LockExclusive)
+            .map_err(std::io::Error::from)
+            .map_err(failed("lock", &lock))?;
+        let log = dir.join(format!("{name}.log"));
+        Ok(Place { second: dir.join(format!("{name}.second")), root: dir.join(name), log, _turn: turn })
+    }
+}
+
+/// Readable, and different for sources that differ.
+fn folder_name(source: &Source) -> String {
+    let text = source.to_string();
+    let digest = Sha256::digest(text.as_bytes());
+    let readable: String =
+        text.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).take(48).collect();
+    format!(
+        "{}-{:02x}{:02x}{:02x}{:02x}",
+        readable.replace("--", "-"),
+        digest[0],
+        digest[1],
+        digest[2],
+        digest[3]
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_opened_twice_with_one_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = Source::Dir(dir.path().to_owned());
+        let (first, findings) = open(&source, &[], Path::new("/unused")).unwrap();
+        assert_eq!(findings, []);
+        assert_eq!(open(&source, &[], Path::new("/unused")).unwrap().0.key, first.key);
+        prove_writable(&first).unwrap();
+        close(&first).unwrap();
+    }
+
+    #[test]
+    fn a_missing_directory_is_named() {
+        let error = open(&Source::Dir("/no/such".into()), &[], Path::new("/unused")).unwrap_err();
+        assert!(error.to_string().contains("dir:/no/such"), "{error}");
+    }
+
+    #[test]
+    fn folder_names_differ_where_sources_do() {
+        let name = |text: &str| folder_name(&text.parse().unwrap());
+        assert!(name("10.0.0.1:/images").starts_with("10.0.0.1-images-"));
+        assert_ne!(name("a:/b-c"), name("a:/b/c"));
+    }
+}
