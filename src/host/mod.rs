@@ -1,7 +1,7 @@
 //! Effects on the Linux host, each behind a trait with a recording fake for unit tests.
 
-pub mod device;
 pub mod deadline;
+pub mod device;
 pub mod exec;
 pub mod fake;
 pub mod freeze;
