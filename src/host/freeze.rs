@@ -117,6 +117,20 @@ impl Drop for FrozenFs {
     }
 }
 
+/// Thaws what a process that died had frozen: a freeze outlives its process. Not frozen: success.
+pub fn thaw_leftover(mount: &Path, expected: DevNumber) -> Result<(), FreezeError> {
+    // Opening the root of a frozen filesystem for reading does not wait for the thaw.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(mount, flags, Mode::empty()).context(OpenSnafu { mount })?;
+    let found = DevNumber::from_raw(fstat(&fd).context(KernelSnafu { what: "stat", mount })?.st_dev);
+    ensure!(found == expected, WrongFilesystemSnafu { mount, found, expected });
+    // SAFETY: FITHAW ignores its argument.
+    match unsafe { ioctl(&fd, IntegerSetter::<{ FITHAW }>::new_usize(0)) } {
+        Err(Errno::INVAL) => Ok(()),
+        thawed => thawed.context(KernelSnafu { what: "thaw", mount }),
+    }
+}
+
 /// The worker: freezes, waits for the release or the deadline, thaws.
 fn hold(
     fd: &OwnedFd,

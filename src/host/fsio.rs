@@ -28,10 +28,21 @@ impl FsError {
 /// Replaces or makes a file (mode 0600) with these bytes: temporary file beside it, fsync, rename, fsync
 /// of the folder. Whoever reads the path sees the old bytes or the new ones.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), FsError> {
+    write_atomic_if(path, bytes, || Ok(()))
+}
+
+/// The same, with a last look between the synced temporary file and the rename: an error there leaves the
+/// old file as it was.
+pub fn write_atomic_if<E: From<FsError>>(
+    path: &Path,
+    bytes: &[u8],
+    check: impl FnOnce() -> Result<(), E>,
+) -> Result<(), E> {
     let mut temporary = Temporary::write(path, bytes)?;
+    check()?;
     fs::rename(&temporary.0, path).context(FsSnafu { action: "rename into place", path })?;
     temporary.0.clear();
-    sync_dir(parent(path))
+    Ok(sync_dir(parent(path))?)
 }
 
 /// Makes a file (mode 0600) with these bytes, never over an existing one: of several racing callers, on

@@ -2,8 +2,17 @@
 
 use super::agents::AgentError;
 use super::id::{NodeId, SnapshotId, VolumeId};
+use crate::attach::AttachError;
+use crate::host::freeze::FreezeError;
 use crate::host::fsio::FsError;
+use crate::host::mkfs::MkfsError;
+use crate::host::mount::MountError;
+use crate::image::header::HeaderError;
+use crate::image::lock::LockError;
+use crate::image::qemu_img::QemuImgError;
 use crate::qsd;
+use crate::qsd::command::CommandError;
+use crate::qsd::qmp::QmpError;
 use snafu::Snafu;
 use std::path::PathBuf;
 
@@ -77,9 +86,36 @@ pub enum Error {
     /// A file could not be written whole.
     #[snafu(display("{source}"), context(false))]
     File { source: FsError },
+    /// An image's header is not what the record says.
+    #[snafu(display("{source}"))]
+    ImageHeader { source: HeaderError },
+    /// An image could not be made or changed.
+    #[snafu(display("{source}"))]
+    QemuImg { source: QemuImgError },
+    /// An image is in use where it must not be, or its lock cannot be had.
+    #[snafu(display("{source}"))]
+    ImageLock { source: LockError },
     /// A storage daemon could not be started or stopped.
     #[snafu(display("{source}"), context(false))]
     Daemon { source: qsd::DaemonError },
+    /// A storage daemon was not reached.
+    #[snafu(display("{source}"), context(false))]
+    Qmp { source: QmpError },
+    /// A storage daemon refused a command.
+    #[snafu(display("{source}"), context(false))]
+    Command { source: CommandError },
+    /// The image did not become a block device.
+    #[snafu(display("{source}"), context(false))]
+    Attach { source: AttachError },
+    /// A mount failed.
+    #[snafu(display("{source}"), context(false))]
+    Mount { source: MountError },
+    /// A filesystem could not be looked for or made.
+    #[snafu(display("{source}"), context(false))]
+    Mkfs { source: MkfsError },
+    /// A filesystem could not be frozen.
+    #[snafu(display("{source}"), context(false))]
+    Freeze { source: FreezeError },
 }
 
 impl Error {

@@ -3,16 +3,30 @@
 //! Synchronous on purpose: a call runs on a blocking thread, holds the volume's lock on the share from
 //! its first read to its last write, and finishes even when nobody waits for its answer any more.
 //! Each change is journaled in the volume's record ([`record`]) before its first effect, so that whoever
-//! takes the lock next can finish it ([`recover`]).
+//! takes the lock next can finish it (`cut::recover`).
 
 mod agents;
+mod chain;
+mod cut;
 mod error;
 mod id;
 mod layout;
+mod local;
 mod lock;
+mod merge;
+mod merge_run;
+mod node_cut;
 mod nodes;
+mod pin;
+mod provision;
+mod publish;
 pub mod record;
+mod references;
+mod snapshot;
+mod stage;
 pub mod steps;
+mod store;
+mod target;
 mod view;
 mod volumes;
 
@@ -21,7 +35,10 @@ pub use error::Error;
 pub use id::{InvalidId, LayerId, NodeId, SnapshotHandle, SnapshotId, VolumeHandle, VolumeId};
 pub use layout::Layout;
 pub use nodes::NodeRecord;
-pub use view::{CreateVolume, SnapshotView, VolumeKind, VolumeSource, VolumeView};
+pub use pin::Pinned;
+pub use stage::{Access, StageVolume, Staging, StagingParts};
+pub use target::PublishTarget;
+pub use view::{CreateVolume, Room, SnapshotView, VolumeKind, VolumeSource, VolumeView};
 pub use volumes::{Tools, Volumes};
 
 /// The result of a domain call.

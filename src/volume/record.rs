@@ -330,4 +330,4 @@ fn plain_file_name(name: &str) -> bool {
 
 #[cfg(test)]
 #[path = "record_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -73,3 +73,12 @@ pub struct SnapshotView {
     /// What the data is worth.
     pub consistency: Consistency,
 }
+
+/// The space on a share, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// In all.
+    pub total: u64,
+    /// Not in use.
+    pub free: u64,
+}

@@ -6,7 +6,7 @@ use super::id::{NodeId, SnapshotHandle, SnapshotId, VolumeHandle, VolumeId};
 use super::layout::Layout;
 use super::nodes::{self, NodeRecord};
 use super::record::Record;
-use super::view::VolumeView;
+use super::view::{Room, VolumeView};
 use crate::gluster::Share;
 use crate::qsd::DaemonHost;
 use std::path::PathBuf;
@@ -62,6 +62,14 @@ impl Volumes {
     /// A snapshot's handle.
     pub fn snapshot_handle(&self, volume: VolumeId, snapshot: SnapshotId) -> SnapshotHandle {
         SnapshotHandle { share: self.share.key.clone(), volume, snapshot }
+    }
+
+    /// The space on the share.
+    pub fn room(&self) -> Result<Room, Error> {
+        let root = &self.share.root;
+        let stat =
+            rustix::fs::statvfs(root).map_err(|e| Error::io("stat the filesystem of", root)(e.into()))?;
+        Ok(Room { total: stat.f_blocks * stat.f_frsize, free: stat.f_bavail * stat.f_frsize })
     }
 
     /// Writes a node's registration.

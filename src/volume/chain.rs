@@ -1,0 +1,89 @@
+//! From layers to files: the chain under a layer, across volumes, each header held to the records.
+
+use super::error::{Error, ImageHeaderSnafu, VolumeNotFoundSnafu};
+use super::id::{LayerId, VolumeId};
+use super::record::{Layer, ParentLayer, Record};
+use super::volumes::Volumes;
+use crate::image::{Format, ImageRef, header};
+use snafu::{OptionExt, ResultExt};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+/// More layers than any limit allows: past this the records form a cycle.
+const MAX_CHAIN: usize = 1024;
+
+/// A layer and where it is.
+#[derive(Clone, Debug)]
+pub(super) struct Link {
+    pub(super) volume: VolumeId,
+    pub(super) layer: Layer,
+    pub(super) path: PathBuf,
+}
+
+impl Link {
+    /// The layer's file with its format, for QEMU.
+    pub(super) fn image(&self) -> ImageRef {
+        ImageRef { path: self.path.clone(), format: self.layer.format }
+    }
+}
+
+impl Volumes {
+    /// The layers from `top` down to the bottom, top first.
+    pub(super) fn chain(&self, record: &Record, top: LayerId) -> Result<Vec<Link>, Error> {
+        let mut others: HashMap<VolumeId, Record> = HashMap::new();
+        let mut links = Vec::new();
+        let mut next = Some(ParentLayer { volume: record.id, layer: top });
+        while let Some(at) = next {
+            let broken = |reason: String| Error::DamagedRecord { volume: record.id, reason };
+            if links.len() == MAX_CHAIN {
+                return Err(broken(format!("its chain has more than {MAX_CHAIN} layers")));
+            }
+            let holder = if at.volume == record.id {
+                record
+            } else {
+                if !others.contains_key(&at.volume) {
+                    let other = self.read(at.volume)?.context(VolumeNotFoundSnafu { volume: at.volume })?;
+                    others.insert(at.volume, other);
+                }
+                &others[&at.volume]
+            };
+            let layer = holder.layer(at.layer).ok_or_else(|| {
+                broken(format!(
+                    "layer {} of volume {}, which it stands on, is not there",
+                    at.layer, at.volume
+                ))
+            })?;
+            next = layer.parent;
+            let path = self.layout.image(at.volume, &layer.file);
+            links.push(Link { volume: at.volume, layer: layer.clone(), path });
+        }
+        Ok(links)
+    }
+
+    /// Holds every header of a chain to the records. A layer with a backing file of its own choosing, or with its
+    /// data elsewhere, is refused before anything opens it.
+    pub(super) fn verify(&self, chain: &[Link]) -> Result<(), Error> {
+        for (index, link) in chain.iter().enumerate() {
+            if link.layer.format == Format::Raw {
+                // A raw image has no header; whatever a guest wrote at its start is its data.
+                std::fs::metadata(&link.path).map_err(Error::io("find", &link.path))?;
+                continue;
+            }
+            let below = chain.get(index + 1);
+            let name = below.map(|below| relative(&link.path, &below.path));
+            let backing = name.as_deref().zip(below.map(|below| below.layer.format));
+            header::verify(&link.path, backing).context(ImageHeaderSnafu)?;
+        }
+        Ok(())
+    }
+}
+
+/// How an overlay names the file under it. Both are below one share's root, so there always is such a name.
+pub(super) fn relative(overlay: &Path, backing: &Path) -> String {
+    header::relative_name(overlay, backing).expect("both paths are below the share's root and valid UTF-8")
+}
+
+/// What QEMU is to open, top first.
+pub(super) fn images(chain: &[Link]) -> Vec<ImageRef> {
+    chain.iter().map(Link::image).collect()
+}

@@ -1,0 +1,170 @@
+//! The cut: the active layer is frozen under a new overlay, while a node writes to it or not.
+//!
+//! Journaled as intent → overlay → switch → record. A cut that was begun is always finished and never
+//! undone, because a node's daemon may already write to the overlay; see [`Locked::recover`].
+
+use super::agents::{AgentError, CutOrder, CutReport};
+use super::chain::relative;
+use super::error::*;
+use super::id::{LayerId, NodeId, SnapshotId};
+use super::record::{Consistency, Intent, Layer, ParentLayer, Snapshot};
+use super::steps::{Step, reached};
+use super::store::Locked;
+use crate::image::Format;
+use crate::image::lock::{ImageLock, LockError};
+use crate::image::qemu_img::{Create, Preallocation};
+use jiff::Timestamp;
+use snafu::ResultExt;
+
+/// The parts of [`Intent::Cut`].
+#[derive(Clone)]
+struct Begun {
+    frozen: LayerId,
+    overlay: LayerId,
+    file: String,
+}
+
+/// How the switch to the overlay came about.
+enum Switch {
+    /// On a node.
+    Attached { filesystem_consistent: bool },
+    /// Nobody has the image open, nor can anybody open it until the lock is dropped.
+    Detached { _lock: ImageLock },
+}
+
+impl Locked<'_> {
+    /// Freezes the active layer and records it as a snapshot.
+    pub(super) fn cut(&mut self, id: SnapshotId, name: &str) -> Result<Snapshot, Error> {
+        let frozen = self.record.active.expect("a volume that is ready has an active layer");
+        let file = self.fresh_file(format!("volume-{}.{id}", self.id()));
+        let begun = Begun { frozen, overlay: LayerId::random(), file };
+        self.record.intent =
+            Some(Intent::Cut { snapshot: id, frozen, overlay: begun.overlay, file: begun.file.clone() });
+        self.commit()?;
+        reached(Step::CutIntended);
+        self.make_overlay(&begun)?;
+        reached(Step::CutOverlayMade);
+        let switch = self.switch(&begun)?;
+        let created_at = Timestamp::now();
+        reached(Step::CutReported);
+        let consistency = match switch {
+            Switch::Attached { filesystem_consistent: true } => Consistency::Filesystem,
+            Switch::Attached { filesystem_consistent: false } => Consistency::Crash,
+            Switch::Detached { .. } => Consistency::Detached,
+        };
+        let size = self.record.layer(frozen).expect("the active layer is in the record").size;
+        let incarnation = self.record.incarnation;
+        let snapshot =
+            Snapshot { id, name: name.to_owned(), layer: frozen, incarnation, created_at, size, consistency };
+        self.record.snapshots.push(snapshot.clone());
+        self.finish_cut(&begun)?;
+        reached(Step::CutRecorded);
+        Ok(snapshot)
+    }
+
+    fn make_overlay(&self, begun: &Begun) -> Result<(), Error> {
+        let below = self.record.layer(begun.frozen).expect("the frozen layer is in the record");
+        let name = relative(&self.image(&begun.file), &self.image(&below.file));
+        let create = Create {
+            format: Format::Qcow2,
+            size: below.size,
+            preallocation: Preallocation::Off,
+            backing: Some((name, below.format)),
+        };
+        self.volumes.make_image(self, &begun.file, &create)
+    }
+
+    /// Makes the overlay the image that takes the writes, wherever the volume is open.
+    fn switch(&mut self, begun: &Begun) -> Result<Switch, Error> {
+        let opened =
+            self.record.attachments.iter().find_map(|a| a.opened.map(|epoch| (a.node.clone(), epoch)));
+        let Some((node, epoch)) = opened else {
+            return self.exclude_writers(begun);
+        };
+        match self.ask_for_cut(&node, epoch, begun) {
+            Ok(CutReport::Switched { filesystem_consistent, pause }) => {
+                let pause_us = pause.as_micros() as u64;
+                tracing::info!(volume = %self.id(), %node, pause_us, filesystem_consistent, "cut while attached");
+                Ok(Switch::Attached { filesystem_consistent })
+            }
+            Ok(CutReport::AlreadySwitched) => Ok(Switch::Attached { filesystem_consistent: false }),
+            // Published, but staged no more (or not again yet): nobody writes.
+            Ok(CutReport::NotOpen) => self.exclude_writers(begun),
+            // It may be dead. Then its image locks are free, and nothing can have been written since.
+            Err(source) => self.exclude_writers(begun).map_err(|_| Error::NodeUnreachable {
+                volume: self.id(),
+                node,
+                source,
+            }),
+        }
+    }
+
+    fn ask_for_cut(&self, node: &NodeId, epoch: u64, begun: &Begun) -> Result<CutReport, AgentError> {
+        let unknown = |error: Error| AgentError::Unreachable { reason: error.to_string() };
+        let registered = self.volumes.node(node).map_err(unknown)?;
+        let below = self.record.layer(begun.frozen).expect("the frozen layer is in the record");
+        let order = CutOrder {
+            share: self.volumes.share.key.clone(),
+            volume: self.id(),
+            epoch,
+            frozen_file: below.file.clone(),
+            overlay_file: begun.file.clone(),
+        };
+        self.volumes.tools.agents.cut(node, &registered.agent, &order)
+    }
+
+    /// QEMU's write lock on the layer that is frozen, kept until the record is final: creating an overlay on an
+    /// image that a daemon writes to would succeed, and the writes would go under it.
+    fn exclude_writers(&self, begun: &Begun) -> Result<Switch, Error> {
+        let below = self.record.layer(begun.frozen).expect("the frozen layer is in the record");
+        // The overlay first: a daemon that is on it has the layer below open for reading only.
+        drop(ImageLock::write(&self.image(&begun.file)).context(ImageLockSnafu)?);
+        let lock = ImageLock::write(&self.image(&below.file)).context(ImageLockSnafu)?;
+        Ok(Switch::Detached { _lock: lock })
+    }
+
+    fn finish_cut(&mut self, begun: &Begun) -> Result<(), Error> {
+        let below = self.record.layer(begun.frozen).expect("the frozen layer is in the record");
+        let overlay = Layer {
+            id: begun.overlay,
+            incarnation: self.record.incarnation,
+            file: begun.file.clone(),
+            format: Format::Qcow2,
+            size: below.size,
+            parent: Some(ParentLayer { volume: self.id(), layer: begun.frozen }),
+            closed: false,
+        };
+        self.record.layers.push(overlay);
+        self.record.active = Some(begun.overlay);
+        self.record.intent = None;
+        self.commit()
+    }
+
+    /// Finishes what another holder of the lock began: the trash, a cut, the table beside the record.
+    pub(super) fn recover(&mut self) -> Result<(), Error> {
+        if let Some(Intent::Cut { frozen, overlay, file, .. }) = self.record.intent.clone() {
+            self.recover_cut(Begun { frozen, overlay, file })?;
+        }
+        self.empty_trash()?;
+        self.write_info()
+    }
+
+    /// The point itself is not handed out: nobody knows what was acknowledged around it, so it is cut again.
+    fn recover_cut(&mut self, begun: Begun) -> Result<(), Error> {
+        let volume = self.id();
+        if !self.image(&begun.file).exists() {
+            // No node was ever told: that comes after the overlay has its name.
+            tracing::info!(%volume, file = begun.file, "a cut that had not begun is forgotten");
+            self.record.intent = None;
+            return self.commit();
+        }
+        let _switch = self.switch(&begun)?;
+        tracing::info!(%volume, file = begun.file, "a cut that was broken off is finished, as a nameless boundary");
+        self.finish_cut(&begun)
+    }
+}
+
+/// Whether an image lock is refused because somebody holds it.
+pub(super) fn is_held<T>(result: &Result<T, LockError>) -> bool {
+    matches!(result, Err(LockError::Held { .. }))
+}

@@ -1,0 +1,276 @@
+//! Making and deleting volumes.
+
+use super::chain::relative;
+use super::error::*;
+use super::id::{LayerId, SnapshotHandle, VolumeId};
+use super::lock::Mode;
+use super::record::{Layer, ParentLayer, Record, State};
+use super::steps::{Step, reached};
+use super::store::{Locked, remove_file};
+use super::view::{CreateVolume, VolumeKind, VolumeSource, VolumeView};
+use super::volumes::Volumes;
+use crate::host::fsio;
+use crate::image::qemu_img::{Create, Preallocation};
+use crate::image::{Format, QemuImg, lock::ImageLock};
+use jiff::Timestamp;
+use snafu::{OptionExt, ResultExt, ensure};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
+use std::time::Duration;
+use uuid::Uuid;
+
+const GIB: u64 = 1 << 30;
+/// Writing zeros over a whole volume of some TiB; anything else takes a second.
+const FULL_ALLOCATION: Duration = Duration::from_secs(6 * 3600);
+/// Metadata only.
+const QUICK: Duration = Duration::from_secs(60);
+
+/// Where a clone starts.
+struct Origin {
+    handle: SnapshotHandle,
+    layer: Layer,
+    size: u64,
+}
+
+impl Volumes {
+    /// Makes a volume, or finds the one that an earlier call of the same name made.
+    pub fn create(&self, request: &CreateVolume) -> Result<VolumeView, Error> {
+        let id = VolumeId::from_name(&request.name);
+        // Held until the clone's record names its parent: nobody merges or unlinks that layer in between.
+        let _graph = request.source.as_ref().map(|_| self.graph(Mode::Shared, id)).transpose()?;
+        let origin = self.origin(request)?;
+        let capacity = capacity(request, origin.as_ref().map(|origin| origin.size))?;
+        let mut locked = self.lock_or_begin(id, || begin(id, request))?;
+        if locked.is_stored() && locked.record.state != State::Deleted {
+            same_volume(&locked.record, request, capacity, origin.as_ref())?;
+            if locked.record.state == State::Ready {
+                return Ok(self.view(&locked.record));
+            }
+        } else {
+            self.begin(&mut locked, request, capacity, origin.as_ref())?;
+        }
+        reached(Step::CreateRecorded);
+        self.make_base(&locked, origin.as_ref())?;
+        reached(Step::CreateImageMade);
+        locked.record.state = State::Ready;
+        locked.commit()?;
+        locked.write_info()?;
+        Ok(self.view(&locked.record))
+    }
+
+    /// The frozen layer that a clone is to stand on.
+    fn origin(&self, request: &CreateVolume) -> Result<Option<Origin>, Error> {
+        let Some(VolumeSource::Snapshot(handle)) = &request.source else { return Ok(None) };
+        ensure!(handle.share == self.share.key, ShareNotFoundSnafu { share: handle.share.to_string() });
+        let missing = SnapshotNotFoundSnafu { volume: handle.volume, snapshot: handle.snapshot };
+        let record = self.read(handle.volume)?.context(missing.clone())?;
+        let snapshot = record.snapshot(handle.snapshot).context(missing)?;
+        let layer = record.layer(snapshot.layer).expect("a read record is consistent").clone();
+        Ok(Some(Origin { handle: handle.clone(), layer, size: snapshot.size }))
+    }
+
+    /// Writes the record of a new volume, or of a new life of a deleted one whose layers are still needed:
+    /// it gets nothing of theirs.
+    fn begin(
+        &self,
+        locked: &mut Locked<'_>,
+        request: &CreateVolume,
+        capacity: u64,
+        origin: Option<&Origin>,
+    ) -> Result<(), Error> {
+        let id = locked.id();
+        let room = self.room()?;
+        let needed = if request.kind == VolumeKind::RawFull && origin.is_none() { capacity } else { 0 };
+        ensure!(room.free > needed, NoRoomSnafu { needed, free: room.free });
+        make_folder(&self.layout.volume(id))?;
+        if let Some(origin) = origin {
+            self.announce_child(origin.handle.volume, id)?;
+            reached(Step::CloneAnnounced);
+        }
+        let fresh = begin(id, request);
+        let file = locked.fresh_file(format!("volume-{id}"));
+        let record = &mut locked.record;
+        record.incarnation = fresh.incarnation;
+        record.kind = request.kind;
+        record.parameters = request.parameters.clone();
+        record.capacity = capacity;
+        record.created_at = fresh.created_at;
+        record.state = State::Creating;
+        record.new = origin.is_none();
+        record.source = origin.map(|origin| origin.handle.clone());
+        let format = match request.kind {
+            VolumeKind::RawSparse | VolumeKind::RawFull if origin.is_none() => Format::Raw,
+            _ => Format::Qcow2,
+        };
+        let parent =
+            origin.map(|origin| ParentLayer { volume: origin.handle.volume, layer: origin.layer.id });
+        let layer = Layer {
+            id: LayerId::random(),
+            incarnation: record.incarnation,
+            file,
+            format,
+            size: capacity,
+            parent,
+            closed: false,
+        };
+        record.active = Some(layer.id);
+        record.layers.push(layer);
+        locked.commit()
+    }
+
+    /// Makes the file of the active layer. An earlier try may have made it, or a part of it.
+    fn make_base(&self, locked: &Locked<'_>, origin: Option<&Origin>) -> Result<(), Error> {
+        let layer = locked.record.active_layer().expect("a volume that is being made has an active layer");
+        let path = locked.image(&layer.file);
+        if path.exists() {
+            // It got its final name only when it was complete.
+            return Ok(());
+        }
+        let backing = origin.map(|origin| {
+            let below = self.layout.image(origin.handle.volume, &origin.layer.file);
+            (relative(&path, &below), origin.layer.format)
+        });
+        let full = locked.record.kind == VolumeKind::RawFull && layer.format == Format::Raw;
+        let preallocation = if full { Preallocation::Full } else { Preallocation::Off };
+        let create = Create { format: layer.format, size: layer.size, preallocation, backing };
+        self.make_image(locked, &layer.file, &create)
+    }
+
+    /// Makes an image under a temporary name and gives it its own when it is complete and on disk.
+    pub(super) fn make_image(&self, locked: &Locked<'_>, file: &str, create: &Create) -> Result<(), Error> {
+        let path = locked.image(file);
+        let temporary = locked.image(&format!(".{file}.tmp"));
+        remove_file(&temporary)?;
+        let limit = if create.preallocation == Preallocation::Full { FULL_ALLOCATION } else { QUICK };
+        QemuImg::new(self.tools.qemu_img.clone()).create(&temporary, create, limit).context(QemuImgSnafu)?;
+        let private = std::fs::Permissions::from_mode(0o600);
+        std::fs::set_permissions(&temporary, private).map_err(Error::io("set the mode of", &temporary))?;
+        std::fs::File::open(&temporary)
+            .and_then(|file| file.sync_all())
+            .map_err(Error::io("sync", &temporary))?;
+        locked.fence()?;
+        ensure!(
+            !path.exists(),
+            PreconditionSnafu {
+                volume: locked.id(),
+                reason: format!(
+                    "there is a file {file:?} that the record does not know; nothing was replaced"
+                )
+            }
+        );
+        std::fs::rename(&temporary, &path).map_err(Error::io("rename into place", &path))?;
+        fsio::sync_dir(&self.layout.volume(locked.id()))?;
+        Ok(())
+    }
+
+    /// Deletes a volume. Its snapshots, and what clones stand on, stay until they go themselves.
+    pub fn delete(&self, id: VolumeId) -> Result<(), Error> {
+        let mut locked = match self.lock(id) {
+            Err(Error::VolumeNotFound { .. }) => return Ok(()),
+            locked => locked?,
+        };
+        if locked.record.state == State::Deleted {
+            drop(locked);
+            return self.sweep(id);
+        }
+        if let Some(attachment) = locked.record.attachments.first() {
+            let node = attachment.node.clone();
+            return AttachedElsewhereSnafu { volume: id, node }.fail();
+        }
+        locked.stop_merge()?;
+        let active = locked.record.active_layer().map(|layer| locked.image(&layer.file));
+        // A process that the record does not know of would go on writing into an unlinked file.
+        let _unused = active.filter(|file| file.exists()).map(|file| ImageLock::write(&file)).transpose();
+        let _unused = _unused.context(ImageLockSnafu)?;
+        locked.record.state = State::Deleted;
+        locked.record.active = None;
+        locked.commit()?;
+        reached(Step::VolumeMarkedDeleted);
+        locked.write_info()?;
+        drop(locked);
+        self.sweep(id)
+    }
+}
+
+/// The record with which a volume's life begins.
+fn begin(id: VolumeId, request: &CreateVolume) -> Record {
+    Record {
+        generation: 0,
+        id,
+        incarnation: Uuid::new_v4(),
+        name: request.name.clone(),
+        capacity: 0,
+        kind: request.kind,
+        parameters: request.parameters.clone(),
+        source: None,
+        state: State::Deleted,
+        new: true,
+        created_at: Timestamp::now(),
+        epoch: 0,
+        layers: Vec::new(),
+        active: None,
+        snapshots: Vec::new(),
+        pins: Vec::new(),
+        attachments: Vec::new(),
+        intent: None,
+        merge: None,
+        trash: Vec::new(),
+    }
+}
+
+/// The capacity that a request asks for: a whole number of GiB.
+fn capacity(request: &CreateVolume, source: Option<u64>) -> Result<u64, Error> {
+    let wanted = request.required.or(request.limit.map(|limit| limit.min(GIB))).unwrap_or(0);
+    let wanted = wanted.max(source.unwrap_or(0)).max(1);
+    let too_large =
+        || Error::OutOfRange { reason: format!("{wanted} bytes are more than an image can have") };
+    // qcow2 with 64 KiB clusters ends at 2 EiB; nothing sensible comes near.
+    let rounded =
+        wanted.checked_next_multiple_of(GIB).filter(|size| *size <= 1 << 60).ok_or_else(too_large)?;
+    if let Some(size) = source
+        && let Some(required) = request.required
+        && required < size
+    {
+        let reason = format!("{required} bytes asked for, but the snapshot holds {size}");
+        return OutOfRangeSnafu { reason }.fail();
+    }
+    if let Some(limit) = request.limit
+        && rounded > limit
+    {
+        let reason = format!("{rounded} bytes (whole GiB) would be needed, but the limit is {limit}");
+        return OutOfRangeSnafu { reason }.fail();
+    }
+    Ok(rounded)
+}
+
+/// Whether an existing volume is what a request asks for.
+fn same_volume(
+    record: &Record,
+    request: &CreateVolume,
+    capacity: u64,
+    origin: Option<&Origin>,
+) -> Result<(), Error> {
+    let name = request.name.clone();
+    let taken = |difference: String| NameTakenSnafu { name, difference }.fail();
+    let fits = record.capacity >= capacity && request.limit.is_none_or(|limit| record.capacity <= limit);
+    if !fits || (request.required.is_some() && record.capacity != capacity) {
+        return taken(format!("it has {} bytes, not {capacity}", record.capacity));
+    }
+    if record.source.as_ref() != origin.map(|origin| &origin.handle) {
+        return taken("it was made from another source".to_owned());
+    }
+    if record.kind != request.kind && record.source.is_none() {
+        return taken(format!("its image is {:?}, not {:?}", record.kind, request.kind));
+    }
+    Ok(())
+}
+
+/// Makes a folder that only its owner can enter. There already: success.
+pub(super) fn make_folder(path: &Path) -> Result<(), Error> {
+    match std::fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(Error::io("make the folder", path)(error))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,177 @@
+//! Who refers to a layer, and freeing those that nobody refers to.
+//!
+//! A clone's record names the layer that it stands on. So that this can be found without reading every record of
+//! a share, the source's folder has `children/<clone-id>`, made before the clone's record and removed after
+//! it: always all of the clones, perhaps some that no longer are; each is checked against its record.
+
+use super::error::Error;
+use super::id::{LayerId, VolumeId};
+use super::lock::Mode;
+use super::provision::make_folder;
+use super::record::{ParentLayer, Record, State};
+use super::steps::{Step, reached};
+use super::store::{Locked, remove_file};
+use super::volumes::Volumes;
+use crate::host::fsio;
+use jiff::Timestamp;
+use std::collections::{BTreeSet, HashSet};
+
+impl Volumes {
+    /// Notes in the source's folder that a clone is about to stand on one of its layers.
+    pub(super) fn announce_child(&self, source: VolumeId, clone: VolumeId) -> Result<(), Error> {
+        let folder = self.layout.children(source);
+        make_folder(&folder)?;
+        Ok(fsio::write_atomic(&folder.join(clone.to_string()), b"")?)
+    }
+
+    /// The layers of a volume that other volumes stand on. Under the graph lock.
+    pub(super) fn outside_references(&self, id: VolumeId) -> Result<HashSet<LayerId>, Error> {
+        let mut referred = HashSet::new();
+        let folder = self.layout.children(id);
+        for child in list_ids(&folder)? {
+            let parents = match self.read(child)? {
+                Some(record) => parents_in(&record, id),
+                None => BTreeSet::new(),
+            };
+            if parents.is_empty() {
+                // A clone that was never finished, or is gone. Nobody can be about to write it: that
+                // would hold the graph lock.
+                remove_file(&folder.join(child.to_string()))?;
+            }
+            referred.extend(parents);
+        }
+        Ok(referred)
+    }
+
+    /// Frees every layer that nothing refers to; of a deleted volume, in the end, all. Then the same
+    /// for the volumes that it stood on.
+    pub(super) fn sweep(&self, id: VolumeId) -> Result<(), Error> {
+        let mut queue = vec![id];
+        while let Some(id) = queue.pop() {
+            queue.extend(self.sweep_one(id)?);
+        }
+        Ok(())
+    }
+
+    /// Answers the volumes that have perhaps lost a reference.
+    fn sweep_one(&self, id: VolumeId) -> Result<BTreeSet<VolumeId>, Error> {
+        let graph = self.graph(Mode::Exclusive, id)?;
+        let mut locked = match self.lock(id) {
+            Err(Error::VolumeNotFound { .. }) => {
+                self.remove_folder(id);
+                return Ok(BTreeSet::new());
+            }
+            locked => locked?,
+        };
+        let outside = self.outside_references(id)?;
+        let before = sources(&locked.record);
+        while let Some(index) = unreferenced(&locked.record, &outside) {
+            let layer = locked.record.layers.remove(index);
+            // A layer that shares its file with another one cannot be; still, look before unlinking.
+            if !locked.record.layers.iter().any(|other| other.file == layer.file) {
+                locked.record.trash.push(layer.file);
+            }
+        }
+        if !locked.record.trash.is_empty() {
+            locked.commit()?;
+            reached(Step::SweepTrashed);
+            locked.empty_trash()?;
+        }
+        let lost: BTreeSet<VolumeId> = before.difference(&sources(&locked.record)).copied().collect();
+        let gone = locked.record.state == State::Deleted && locked.record.layers.is_empty();
+        if gone {
+            locked.remove_record()?;
+            reached(Step::VolumeRecordRemoved);
+            self.remove_folder(id);
+        } else {
+            locked.write_info()?;
+        }
+        drop(locked);
+        drop(graph);
+        for source in &lost {
+            remove_file(&self.layout.children(*source).join(id.to_string()))?;
+        }
+        Ok(lost)
+    }
+
+    /// Removes the folder of a volume that has no record. What is in it that is not ours keeps it there.
+    fn remove_folder(&self, id: VolumeId) {
+        let folder = self.layout.volume(id);
+        let leftovers = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+        for entry in leftovers {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with('.') && name.ends_with(".tmp") {
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
+        let _ = std::fs::remove_dir(self.layout.children(id));
+        match std::fs::remove_dir(&folder) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(volume = %id, %error, "the folder of a deleted volume holds files that are not ours");
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Locked<'_> {
+    /// Whether somebody reads this layer, or one above it, without holding an image lock.
+    pub(super) fn is_pinned(&self, layer: LayerId) -> bool {
+        pinned(&self.record).contains(&layer)
+    }
+}
+
+/// The volumes that this one stands on.
+fn sources(record: &Record) -> BTreeSet<VolumeId> {
+    let parents = record.layers.iter().filter_map(|layer| layer.parent);
+    parents.map(|parent| parent.volume).filter(|volume| *volume != record.id).collect()
+}
+
+/// The layers of `of` that a volume's layers stand on.
+fn parents_in(record: &Record, of: VolumeId) -> BTreeSet<LayerId> {
+    let parents = record.layers.iter().filter_map(|layer| layer.parent);
+    parents.filter(|parent| parent.volume == of).map(|parent| parent.layer).collect()
+}
+
+/// The layers that unexpired pins cover: each pinned one and all under it.
+fn pinned(record: &Record) -> HashSet<LayerId> {
+    let now = Timestamp::now();
+    let mut covered = HashSet::new();
+    for pin in record.pins.iter().filter(|pin| pin.until > now) {
+        let mut next = Some(ParentLayer { volume: record.id, layer: pin.layer });
+        while let Some(at) = next.filter(|at| at.volume == record.id && covered.insert(at.layer)) {
+            next = record.layer(at.layer).and_then(|layer| layer.parent);
+        }
+    }
+    covered
+}
+
+/// The index of a layer that nothing refers to.
+fn unreferenced(record: &Record, outside: &HashSet<LayerId>) -> Option<usize> {
+    let pinned = pinned(record);
+    let merging = |id| record.merge.as_ref().is_some_and(|merge| merge.lower == id || merge.upper == id);
+    record.layers.iter().position(|layer| {
+        record.active != Some(layer.id)
+            && !record.snapshots.iter().any(|snapshot| snapshot.layer == layer.id)
+            && record.children(layer.id).next().is_none()
+            && !outside.contains(&layer.id)
+            && !pinned.contains(&layer.id)
+            && !merging(layer.id)
+    })
+}
+
+/// The ids that name the entries of a folder. No folder: none.
+pub(super) fn list_ids<I: std::str::FromStr + Ord>(folder: &std::path::Path) -> Result<Vec<I>, Error> {
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(Error::io("list", folder))?,
+    };
+    let mut ids = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(Error::io("list", folder))?;
+        ids.extend(entry.file_name().to_str().and_then(|name| name.parse().ok()));
+    }
+    ids.sort();
+    Ok(ids)
+}

@@ -1,0 +1,119 @@
+//! Snapshots: taken by a cut, found, listed, and dropped.
+
+use super::error::*;
+use super::id::{SnapshotId, VolumeId};
+use super::record::{Record, Snapshot, State};
+use super::references::list_ids;
+use super::steps::{Step, reached};
+use super::store::{read_if_exists, remove_file};
+use super::view::SnapshotView;
+use super::volumes::Volumes;
+use crate::host::fsio;
+use snafu::ensure;
+
+impl Volumes {
+    /// Takes a snapshot, of a volume in use or not, or finds the one that an earlier call of that name took.
+    pub fn snapshot(&self, volume: VolumeId, name: &str) -> Result<SnapshotView, Error> {
+        let id = SnapshotId::from_name(name);
+        let mut locked = self.lock(volume)?;
+        if let Some(snapshot) = locked.record.snapshot(id) {
+            return Ok(self.snapshot_view(volume, snapshot));
+        }
+        match locked.record.state {
+            State::Ready => {}
+            State::Deleted => return VolumeNotFoundSnafu { volume }.fail(),
+            state => {
+                let reason = format!("it is {state:?}, so that there is nothing to take a snapshot of yet");
+                return PreconditionSnafu { volume, reason }.fail();
+            }
+        }
+        self.claim_name(volume, id, name)?;
+        locked.stop_merge()?;
+        let snapshot = locked.cut(id, name)?;
+        locked.write_info()?;
+        Ok(self.snapshot_view(volume, &snapshot))
+    }
+
+    /// A snapshot's name is one name for all volumes of the driver.
+    fn claim_name(&self, volume: VolumeId, id: SnapshotId, name: &str) -> Result<(), Error> {
+        let path = self.layout.snapshot_owner(id);
+        let owner = read_if_exists(&path).map_err(Error::io("read", &path))?;
+        let owner = owner.and_then(|bytes| String::from_utf8(bytes).ok()?.parse::<VolumeId>().ok());
+        if let Some(owner) = owner.filter(|owner| *owner != volume) {
+            let theirs = self.read(owner)?.is_some_and(|record| record.snapshot(id).is_some());
+            let difference = format!("it is a snapshot of volume {owner}");
+            ensure!(!theirs, NameTakenSnafu { name, difference });
+        }
+        if owner != Some(volume) {
+            super::provision::make_folder(path.parent().expect("it is in a folder"))?;
+            fsio::write_atomic(&path, volume.to_string().as_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// Drops a snapshot. Its space comes back later, by [`Volumes::tidy`]. Not there: success.
+    pub fn delete_snapshot(&self, volume: VolumeId, snapshot: SnapshotId) -> Result<(), Error> {
+        let mut locked = match self.lock(volume) {
+            Err(Error::VolumeNotFound { .. }) => return Ok(()),
+            locked => locked?,
+        };
+        if locked.record.snapshot(snapshot).is_some() {
+            locked.record.snapshots.retain(|other| other.id != snapshot);
+            locked.commit()?;
+            reached(Step::DeleteDropped);
+            locked.write_info()?;
+        }
+        let owner = self.layout.snapshot_owner(snapshot);
+        let names = read_if_exists(&owner).map_err(Error::io("read", &owner))?;
+        if names.is_some_and(|bytes| bytes == volume.to_string().as_bytes()) {
+            remove_file(&owner)?;
+        }
+        Ok(())
+    }
+
+    /// A snapshot, if it is there.
+    pub fn get_snapshot(
+        &self,
+        volume: VolumeId,
+        snapshot: SnapshotId,
+    ) -> Result<Option<SnapshotView>, Error> {
+        let record = self.read(volume)?;
+        let found = record.as_ref().and_then(|record| record.snapshot(snapshot));
+        Ok(found.map(|snapshot| self.snapshot_view(volume, snapshot)))
+    }
+
+    /// The snapshots of a volume, or of all, ordered by handle so that a listing can go on where it stopped.
+    pub fn list_snapshots(&self, of: Option<VolumeId>) -> Result<Vec<SnapshotView>, Error> {
+        let volumes = match of {
+            Some(volume) => vec![volume],
+            None => list_ids(&self.layout.volumes())?,
+        };
+        let mut views = Vec::new();
+        for volume in volumes {
+            match self.read(volume) {
+                Ok(record) => views.extend(record.iter().flat_map(|record| self.snapshot_views(record))),
+                // One damaged record must not hide the snapshots of all other volumes.
+                Err(error @ Error::DamagedRecord { .. }) if of.is_none() => {
+                    tracing::warn!(%volume, %error, "left out of the list of snapshots");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        views.sort_by(|a, b| a.handle.cmp(&b.handle));
+        Ok(views)
+    }
+
+    fn snapshot_views<'a>(&'a self, record: &'a Record) -> impl Iterator<Item = SnapshotView> + 'a {
+        record.snapshots.iter().map(|snapshot| self.snapshot_view(record.id, snapshot))
+    }
+
+    pub(super) fn snapshot_view(&self, volume: VolumeId, snapshot: &Snapshot) -> SnapshotView {
+        SnapshotView {
+            handle: self.snapshot_handle(volume, snapshot.id),
+            name: snapshot.name.clone(),
+            size: snapshot.size,
+            created_at: snapshot.created_at,
+            consistency: snapshot.consistency,
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! The node's side: an image becomes a block device, gets its filesystem, and is mounted for pods.
+
+use super::error::*;
+use super::id::{NodeId, VolumeHandle, VolumeId};
+use super::local::{Local, LocalStore, plain_absolute};
+use super::record::State;
+use super::steps::{Step, reached};
+use super::volumes::Volumes;
+use crate::attach::{self, Backend};
+use crate::host::mkfs::{Content, Formatter};
+use crate::host::mount::{FsType, Mounter};
+use crate::qsd::command::{self, Open};
+use crate::qsd::qmp::Client;
+use crate::qsd::{Daemon, DaemonHost, DaemonName};
+use snafu::{OptionExt, ensure};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+pub(super) const REACH: Duration = Duration::from_secs(10);
+/// Prefix of the node names of a volume's chain.
+const PREFIX: &str = "v";
+
+/// How pods see a volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// As a mounted filesystem.
+    Mount {
+        /// Made at first use.
+        fs: FsType,
+        /// Mount options, one each.
+        flags: Vec<String>,
+    },
+    /// As a raw block device.
+    Block,
+}
+
+/// A volume to be staged.
+#[derive(Clone, Debug)]
+pub struct StageVolume {
+    /// The volume.
+    pub volume: VolumeId,
+    /// Where its filesystem is mounted for all pods of the node. A folder that is there.
+    pub staging_path: PathBuf,
+    /// How pods see it.
+    pub access: Access,
+}
+
+/// What a node needs.
+#[derive(Clone)]
+pub struct StagingParts {
+    /// This node.
+    pub node: NodeId,
+    /// Node-local state.
+    pub dir: PathBuf,
+    /// Runs the storage daemons.
+    pub daemons: Arc<dyn DaemonHost>,
+    /// Makes block devices.
+    pub backend: Arc<dyn Backend>,
+    /// Mounts.
+    pub mounter: Arc<dyn Mounter>,
+    /// Makes filesystems.
+    pub formatter: Arc<dyn Formatter>,
+}
+
+/// The volumes of one node.
+pub struct Staging {
+    pub(super) parts: StagingParts,
+    pub(super) local: LocalStore,
+    /// One operation on a volume at a time, and cuts between them.
+    busy: Mutex<HashMap<VolumeHandle, Arc<Mutex<()>>>>,
+}
+
+/// The name of the daemon that has a volume open on its node.
+pub(super) fn daemon_name(volume: VolumeId) -> DaemonName {
+    format!("volume-{volume}").parse().expect("a UUID fits a daemon name")
+}
+
+impl Staging {
+    /// A node's volumes.
+    pub fn new(parts: StagingParts) -> Self {
+        let local = LocalStore::new(parts.dir.clone());
+        Staging { parts, local, busy: Mutex::default() }
+    }
+
+    /// Runs alone on one volume.
+    pub(super) fn alone<T>(
+        &self,
+        handle: &VolumeHandle,
+        work: impl FnOnce() -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let turn = {
+            let mut busy = self.busy.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            busy.entry(handle.clone()).or_default().clone()
+        };
+        // A panic of an earlier holder left nothing in here that could be half done.
+        let _turn = turn.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        work()
+    }
+
+    /// Opens a volume on this node and mounts it at its staging path. Staged there already: success.
+    pub fn stage(&self, volumes: &Volumes, request: &StageVolume) -> Result<(), Error> {
+        ensure!(
+            plain_absolute(&request.staging_path),
+            InvalidSnafu { reason: format!("{} is no absolute path", request.staging_path.display()) }
+        );
+        let handle = volumes.handle(request.volume);
+        self.alone(&handle, || {
+            if self.is_staged(&handle, request)? {
+                return Ok(());
+            }
+            // What an earlier try left behind, or what a daemon that died left: no pod uses it any more.
+            self.close(&handle)?;
+            let opened = self.open(volumes, request);
+            let staged = opened.and_then(|(local, new)| self.present(volumes, request, local, new));
+            if staged.is_err()
+                && let Err(error) = self.close(&handle)
+            {
+                tracing::warn!(volume = %handle, %error, "a volume that could not be staged was not closed");
+            }
+            staged
+        })
+    }
+
+    /// Whether the volume is staged as asked, and alive.
+    fn is_staged(&self, handle: &VolumeHandle, request: &StageVolume) -> Result<bool, Error> {
+        let Some(local) = self.local.load(handle)?.filter(|local| local.staged) else { return Ok(false) };
+        let volume = handle.volume;
+        let daemon = self.parts.daemons.find(&daemon_name(volume))?;
+        let alive = daemon.is_some_and(|daemon| Some(daemon.instance) == local.daemon_instance);
+        if !alive {
+            ensure!(
+                local.targets.is_empty(),
+                PreconditionSnafu {
+                    volume,
+                    reason: "its storage daemon died; unpublish and unstage it first"
+                }
+            );
+            return Ok(false);
+        }
+        ensure!(
+            local.staging_path == request.staging_path,
+            PreconditionSnafu {
+                volume,
+                reason: format!("it is staged at {}; unstage it there first", local.staging_path.display())
+            }
+        );
+        let wanted = match &request.access {
+            Access::Mount { fs, .. } => Some(fs.name().to_owned()),
+            Access::Block => None,
+        };
+        ensure!(
+            local.filesystem == wanted,
+            PreconditionSnafu { volume, reason: "it is staged in another mode; unstage it first" }
+        );
+        Ok(true)
+    }
+
+    /// Opens the active image in a daemon, under the volume's lock from the look at the record to the note in it.
+    fn open(&self, volumes: &Volumes, request: &StageVolume) -> Result<(Local, bool), Error> {
+        let volume = request.volume;
+        let mut locked = volumes.lock(volume)?;
+        let node = &self.parts.node;
+        ensure!(locked.record.state != State::Deleted, VolumeNotFoundSnafu { volume });
+        let published = locked.record.attachments.iter().any(|attachment| attachment.node == *node);
+        ensure!(published, NotPublishedSnafu { volume, node: node.clone() });
+        ensure!(
+            locked.record.state == State::Ready,
+            PreconditionSnafu { volume, reason: format!("it is {:?}, not ready", locked.record.state) }
+        );
+        locked.stop_merge()?;
+        let active = locked.record.active.context(VolumeNotFoundSnafu { volume })?;
+        let chain = volumes.chain(&locked.record, active)?;
+        volumes.verify(&chain)?;
+        let epoch = locked.record.epoch + 1;
+        let mut local = Local {
+            schema: 1,
+            handle: volumes.handle(volume),
+            folder: volumes.layout().volume(volume),
+            epoch,
+            staging_path: request.staging_path.clone(),
+            filesystem: None,
+            daemon_instance: None,
+            device: None,
+            staged: false,
+            freezing: false,
+            targets: Vec::new(),
+        };
+        self.local.save(&local)?;
+        let daemon = self.parts.daemons.start(&daemon_name(volume))?;
+        local.daemon_instance = Some(daemon.instance.clone());
+        self.local.save(&local)?;
+        let mut client = Client::connect(&daemon.qmp_socket, REACH)?;
+        let top = command::add_chain(&mut client, PREFIX, &super::chain::images(&chain), Open::ReadWrite)?;
+        drop(client);
+        reached(Step::StageDaemonStarted);
+        locked.record.epoch = epoch;
+        for attachment in locked.record.attachments.iter_mut().filter(|a| a.node == *node) {
+            attachment.opened = Some(epoch);
+        }
+        locked.commit()?;
+        reached(Step::StageOpened);
+        let new = locked.record.new;
+        drop(locked);
+        let work_dir = self.local.work_dir(&local.handle);
+        let access = attach::Access { readonly: false };
+        local.device = Some(self.parts.backend.attach(&daemon, &top, &work_dir, access)?.path);
+        self.local.save(&local)?;
+        reached(Step::StageAttached);
+        Ok((local, new))
+    }
+
+    /// Makes and mounts the filesystem, or hands the device out as it is.
+    fn present(
+        &self,
+        volumes: &Volumes,
+        request: &StageVolume,
+        mut local: Local,
+        new: bool,
+    ) -> Result<(), Error> {
+        let volume = request.volume;
+        let device = local.device.clone().expect("open has made it");
+        match &request.access {
+            Access::Block => {
+                // Before the device is handed out: what a pod writes to it must never look new.
+                self.no_longer_new(volumes, volume, new)?;
+            }
+            Access::Mount { fs, flags } => {
+                self.format(volume, &device, *fs, new)?;
+                self.parts.mounter.mount(&device, &request.staging_path, *fs, flags)?;
+                reached(Step::StageMounted);
+                self.no_longer_new(volumes, volume, new)?;
+                local.filesystem = Some(fs.name().to_owned());
+            }
+        }
+        local.staged = true;
+        self.local.save(&local)
+    }
+
+    fn no_longer_new(&self, volumes: &Volumes, volume: VolumeId, new: bool) -> Result<(), Error> {
+        if new {
+            let mut locked = volumes.lock(volume)?;
+            locked.record.new = false;
+            locked.commit()?;
+        }
+        Ok(())
+    }
+
+    /// mkfs only while the record says new. Then whatever is there is at most half of an earlier mkfs.
+    fn format(&self, volume: VolumeId, device: &Path, fs: FsType, new: bool) -> Result<(), Error> {
+        let content = self.parts.formatter.probe(device)?;
+        match content {
+            Content::Filesystem(found) if found == fs.name() && !new => Ok(()),
+            Content::Filesystem(found) if !new => {
+                let reason = format!("it holds the filesystem {found}, and {fs} was asked for");
+                PreconditionSnafu { volume, reason }.fail()
+            }
+            content if new => {
+                let force = content != Content::Blank;
+                self.parts.formatter.make(device, fs, &[], force)?;
+                reached(Step::StageFormatted);
+                Ok(())
+            }
+            Content::Blank => {
+                let reason = "it was in use before but holds no filesystem; it was not formatted (was it used as a \
+                              raw block device?)";
+                PreconditionSnafu { volume, reason }.fail()
+            }
+            content => {
+                let reason = format!("what it holds is not clear, so it was not touched: {content:?}");
+                PreconditionSnafu { volume, reason }.fail()
+            }
+        }
+    }
+
+    /// Unmounts a volume and closes its image. Not staged: success. Works with the share dead: what the
+    /// record says of the attachment is put right by whoever asks this node next.
+    pub fn unstage(&self, handle: &VolumeHandle, staging_path: &Path) -> Result<(), Error> {
+        ensure!(
+            plain_absolute(staging_path),
+            InvalidSnafu { reason: format!("{} is no absolute path", staging_path.display()) }
+        );
+        self.alone(handle, || {
+            if let Some(local) = self.local.load(handle)? {
+                let volume = handle.volume;
+                ensure!(
+                    local.targets.is_empty(),
+                    PreconditionSnafu {
+                        volume,
+                        reason: format!("pods still have it at {:?}", local.targets)
+                    }
+                );
+            }
+            self.close(handle)
+        })
+    }
+
+    /// Undoes all of [`Staging::stage`], as far as it got.
+    pub(super) fn close(&self, handle: &VolumeHandle) -> Result<(), Error> {
+        let Some(local) = self.local.load(handle)? else { return Ok(()) };
+        if self.parts.mounter.find(&local.staging_path)?.is_some() {
+            self.parts.mounter.unmount(&local.staging_path)?;
+        }
+        reached(Step::UnstageUnmounted);
+        let name = daemon_name(handle.volume);
+        let daemon = self.parts.daemons.find(&name)?;
+        self.parts.backend.detach(daemon.as_ref(), &self.local.work_dir(handle))?;
+        self.parts.daemons.stop(&name)?;
+        reached(Step::UnstageClosed);
+        self.local.remove(handle)
+    }
+
+    /// The daemon that has a staged volume open.
+    pub(super) fn daemon_of(&self, local: &Local) -> Result<Option<Daemon>, Error> {
+        let daemon = self.parts.daemons.find(&daemon_name(local.handle.volume))?;
+        Ok(daemon.filter(|daemon| Some(&daemon.instance) == local.daemon_instance.as_ref()))
+    }
+
+    /// Every volume that this node has staged, or has begun to.
+    pub fn staged(&self) -> Result<Vec<VolumeHandle>, Error> {
+        self.local.list()
+    }
+}

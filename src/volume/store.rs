@@ -1,0 +1,190 @@
+//! A volume under its lock: its record read, changed and written back; its files unlinked.
+
+use super::error::{BusySnafu, DamagedRecordSnafu, Error, FencedSnafu, VolumeNotFoundSnafu};
+use super::id::VolumeId;
+use super::lock::{Mode, ShareLock};
+use super::record::{self, Record};
+use super::volumes::Volumes;
+use crate::host::fsio;
+use snafu::{OptionExt, ensure};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A volume whose lock is held. Nobody else changes it or its files until this is dropped.
+pub(super) struct Locked<'a> {
+    pub(super) volumes: &'a Volumes,
+    lock: ShareLock,
+    /// The record; written back by [`Locked::commit`].
+    pub(super) record: Record,
+    /// The generation that the file on the share has; None if there is none yet.
+    stored: Option<u64>,
+}
+
+/// The right to change which layers refer to which; see [`Volumes::graph`].
+pub(super) struct GraphLock {
+    _lock: ShareLock,
+}
+
+impl Volumes {
+    /// Reads a record without its lock: a glance that may be old by the time it is used.
+    pub(super) fn read(&self, id: VolumeId) -> Result<Option<Record>, Error> {
+        let path = self.layout.record(id);
+        let Some(bytes) = read_if_exists(&path).map_err(Error::io("read", &path))? else {
+            return Ok(None);
+        };
+        let damaged = |reason| DamagedRecordSnafu { volume: id, reason }.build();
+        let record = record::decode(&bytes).map_err(damaged)?;
+        ensure!(
+            record.id == id,
+            DamagedRecordSnafu { volume: id, reason: format!("it is that of volume {}", record.id) }
+        );
+        Ok(Some(record))
+    }
+
+    /// Takes a volume's lock, reads its record, and finishes what was begun and not finished.
+    pub(super) fn lock(&self, id: VolumeId) -> Result<Locked<'_>, Error> {
+        // Without this look every made-up id would leave a lock file behind.
+        self.read(id)?.context(VolumeNotFoundSnafu { volume: id })?;
+        let lock = self.take_lock(id)?;
+        let record = self.read(id)?.context(VolumeNotFoundSnafu { volume: id })?;
+        let stored = Some(record.generation);
+        let mut locked = Locked { volumes: self, lock, record, stored };
+        locked.recover()?;
+        Ok(locked)
+    }
+
+    /// Takes the lock of a volume that may not exist; `absent` makes the record that it begins with.
+    pub(super) fn lock_or_begin(
+        &self,
+        id: VolumeId,
+        absent: impl FnOnce() -> Record,
+    ) -> Result<Locked<'_>, Error> {
+        let lock = self.take_lock(id)?;
+        let (record, stored) = match self.read(id)? {
+            Some(record) => {
+                let generation = record.generation;
+                (record, Some(generation))
+            }
+            None => (absent(), None),
+        };
+        let mut locked = Locked { volumes: self, lock, record, stored };
+        if locked.stored.is_some() {
+            locked.recover()?;
+        }
+        Ok(locked)
+    }
+
+    fn take_lock(&self, id: VolumeId) -> Result<ShareLock, Error> {
+        let path = self.layout.lock(id);
+        let lock = ShareLock::acquire(&path, Mode::Exclusive, self.lock_wait);
+        lock.map_err(Error::io("lock", path))?.context(BusySnafu { volume: id })
+    }
+
+    /// Shared, to add a reference to a layer of another volume; exclusive, to take away or merge layers after
+    /// having looked that nobody refers to them. Taken before any volume's lock.
+    pub(super) fn graph(&self, mode: Mode, volume: VolumeId) -> Result<GraphLock, Error> {
+        let path = self.layout.graph_lock();
+        let lock = ShareLock::acquire(&path, mode, self.lock_wait).map_err(Error::io("lock", path))?;
+        let doing = "the share's layers are being sorted out for another volume";
+        Ok(GraphLock { _lock: lock.ok_or_else(|| Error::Pending { volume, doing: doing.to_owned() })? })
+    }
+}
+
+impl Locked<'_> {
+    /// The volume.
+    pub(super) fn id(&self) -> VolumeId {
+        self.record.id
+    }
+
+    /// Whether the record was ever written.
+    pub(super) fn is_stored(&self) -> bool {
+        self.stored.is_some()
+    }
+
+    /// Proves that the lock is still ours and that nobody wrote behind our back. Before each rename and unlink.
+    pub(super) fn fence(&self) -> Result<(), Error> {
+        let volume = self.id();
+        let lost = |error: io::Error| FencedSnafu { volume, reason: error.to_string() }.build();
+        self.lock.write_generation(self.record.generation).map_err(lost)?;
+        let found = self.volumes.read(volume)?.map(|record| record.generation);
+        ensure!(
+            found == self.stored,
+            FencedSnafu { volume, reason: format!("generation {found:?} where {:?} was read", self.stored) }
+        );
+        Ok(())
+    }
+
+    /// Writes the record, then the table beside it.
+    pub(super) fn commit(&mut self) -> Result<(), Error> {
+        self.record.generation += 1;
+        let path = self.volumes.layout.record(self.id());
+        fsio::write_atomic_if(&path, &record::encode(&self.record), || self.fence())?;
+        self.stored = Some(self.record.generation);
+        Ok(())
+    }
+
+    /// Brings Cinder's table in line with the record.
+    pub(super) fn write_info(&self) -> Result<(), Error> {
+        let mut bytes =
+            serde_json::to_vec_pretty(&self.record.info_table()).expect("the table has only string keys");
+        bytes.push(b'\n');
+        let path = self.volumes.layout.info(self.id());
+        if read_if_exists(&path).map_err(Error::io("read", &path))?.as_deref() != Some(&bytes) {
+            fsio::write_atomic_if(&path, &bytes, || self.fence())?;
+        }
+        Ok(())
+    }
+
+    /// The path of a file in the volume's folder.
+    pub(super) fn image(&self, file: &str) -> PathBuf {
+        self.volumes.layout.image(self.id(), file)
+    }
+
+    /// A name that no file of the volume has: the wanted one, or that with a suffix.
+    pub(super) fn fresh_file(&self, wanted: String) -> String {
+        let taken = |name: &str| self.record.uses_file(name) || self.image(name).exists();
+        if !taken(&wanted) {
+            return wanted;
+        }
+        let suffix = uuid::Uuid::new_v4().simple().to_string();
+        format!("{wanted}.{}", &suffix[..8])
+    }
+
+    /// Unlinks what is in the trash, and says so in the record.
+    pub(super) fn empty_trash(&mut self) -> Result<(), Error> {
+        if self.record.trash.is_empty() {
+            return Ok(());
+        }
+        for file in &self.record.trash {
+            self.fence()?;
+            remove_file(&self.image(file))?;
+        }
+        self.record.trash.clear();
+        self.commit()
+    }
+
+    /// Removes the record itself; the volume is gone.
+    pub(super) fn remove_record(&mut self) -> Result<(), Error> {
+        self.fence()?;
+        remove_file(&self.volumes.layout.info(self.id()))?;
+        remove_file(&self.volumes.layout.record(self.id()))?;
+        self.stored = None;
+        Ok(())
+    }
+}
+
+/// A file's bytes, or None if there is no such file.
+pub(super) fn read_if_exists(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    match std::fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        read => read.map(Some),
+    }
+}
+
+/// Unlinks a file. Not there: success, for an earlier try may have come this far.
+pub(super) fn remove_file(path: &Path) -> Result<(), Error> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("unlink", path)(error)),
+        _ => Ok(()),
+    }
+}
