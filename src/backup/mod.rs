@@ -1,1 +1,33 @@
-//! Chunked, compressed, incremental backup. Knows nothing of Kubernetes.
+//! The backup engine: copies a snapshot into an object store and back. It knows nothing of Kubernetes.
+
+pub mod catalog;
+mod create;
+mod delete;
+mod engine;
+mod error;
+pub mod format;
+mod list;
+mod progress;
+mod restore;
+mod source;
+pub mod store;
+mod upload;
+mod window;
+
+pub use create::{CreateOptions, CreateReport, ParentChoice};
+pub use delete::DeleteReport;
+pub use engine::Engine;
+pub use error::{BackupError, ErrorKind};
+pub use list::{BackupInfo, ChainInfo};
+pub use progress::{Cancel, Canceller, Progress, ProgressState};
+pub use restore::{RestoreOptions, RestoreReport};
+pub use source::SnapshotSource;
+
+use snafu::ResultExt;
+
+/// Runs CPU or disk work off the async threads.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, BackupError> + Send + 'static,
+) -> Result<T, BackupError> {
+    tokio::task::spawn_blocking(work).await.context(error::WorkerSnafu)?
+}

@@ -4,6 +4,8 @@ mod format;
 pub mod header;
 pub mod lock;
 pub mod qemu_img;
+mod read;
 
 pub use format::{Format, ImageRef};
 pub use qemu_img::QemuImg;
+pub use read::{ChainReader, ImageExtent, ReadError};

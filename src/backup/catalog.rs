@@ -1,0 +1,166 @@
+//! Finds backups in a repository, and the chains that they form. A set without a manifest is no backup.
+
+use super::error::{
+    BackupError, BadChainSnafu, IncompleteSnafu, MissingObjectSnafu, NoParentSnafu, NoSuchBackupSnafu,
+    SurplusObjectSnafu,
+};
+use super::format::{HashList, Manifest, Prefix};
+use super::store::{ObjectInfo, Store, StoreError};
+use snafu::{OptionExt, ensure};
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// Some 10 million chunks: more than a volume of 400 TiB has.
+const MAX_MANIFEST: u64 = 2 << 30;
+/// The hashes of 120 TiB in blocks of 32 KiB are no more than this.
+const MAX_HASHES: u64 = 256 << 30;
+
+/// One backup's objects, as listed.
+#[derive(Clone, Debug)]
+pub struct BackupSet {
+    /// What their names begin with.
+    pub prefix: Prefix,
+    /// All of them, in order, manifest and hashes included.
+    pub objects: Vec<ObjectInfo>,
+}
+
+impl BackupSet {
+    /// Whether it has its manifest.
+    pub fn is_complete(&self) -> bool {
+        let manifest = self.prefix.manifest();
+        self.objects.iter().any(|object| object.key == manifest)
+    }
+
+    /// Bytes in the repository.
+    pub fn stored_bytes(&self) -> u64 {
+        self.objects.iter().map(|object| object.size).sum()
+    }
+}
+
+/// A backup and all that it rests on.
+#[derive(Clone, Debug)]
+pub struct Chain {
+    /// The wanted backup first, the full one last.
+    pub links: Vec<(BackupSet, Manifest)>,
+}
+
+impl Chain {
+    /// The wanted backup.
+    pub fn newest(&self) -> &Manifest {
+        &self.links[0].1
+    }
+
+    /// The volume's size at the wanted backup. The format does not store it, but the full backup
+    /// stores every byte and an incremental one every byte that was added.
+    pub fn size(&self) -> u64 {
+        self.links.iter().flat_map(|(_, m)| &m.extents).map(|extent| extent.end()).max().unwrap_or(0)
+    }
+}
+
+/// Reads a repository.
+#[derive(Clone, Debug)]
+pub struct Catalog {
+    store: Arc<dyn Store>,
+}
+
+impl Catalog {
+    /// Over a store.
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        Catalog { store }
+    }
+
+    /// Every set, complete or not, of one volume or of all: in order of volume, then time.
+    pub async fn sets(&self, volume: Option<Uuid>) -> Result<Vec<BackupSet>, BackupError> {
+        let under = volume.map(Prefix::of_volume).unwrap_or_else(|| "volume_".to_owned());
+        let mut sets: BTreeMap<Prefix, Vec<ObjectInfo>> = BTreeMap::new();
+        for object in self.store.list(&under).await? {
+            if let Some((prefix, _)) = Prefix::of_key(&object.key) {
+                sets.entry(prefix).or_default().push(object);
+            }
+        }
+        Ok(sets.into_iter().map(|(prefix, objects)| BackupSet { prefix, objects }).collect())
+    }
+
+    /// The newest complete backup of a volume.
+    pub async fn latest(&self, volume: Uuid) -> Result<Option<Uuid>, BackupError> {
+        let mut newest: Option<(String, String, Uuid)> = None;
+        for set in self.sets(Some(volume)).await?.iter().filter(|set| set.is_complete()) {
+            // Names have whole seconds; two backups of one second are told apart by their manifests.
+            let created = match self.manifest(set).await {
+                Ok(manifest) => manifest.created_at,
+                Err(e) if e.is_about_the_set() => String::new(),
+                Err(e) => return Err(e),
+            };
+            let key =
+                (set.prefix.as_str()[..set_time_end(&set.prefix)].to_owned(), created, set.prefix.backup());
+            newest = newest.max(Some(key));
+        }
+        Ok(newest.map(|(_, _, backup)| backup))
+    }
+
+    /// Reads a set's manifest.
+    pub async fn manifest(&self, set: &BackupSet) -> Result<Manifest, BackupError> {
+        ensure!(set.is_complete(), IncompleteSnafu { backup: set.prefix.backup() });
+        let bytes = self.store.get(&set.prefix.manifest(), MAX_MANIFEST).await?;
+        let prefix = set.prefix.clone();
+        super::blocking(move || Ok(Manifest::parse(&prefix, &bytes)?)).await
+    }
+
+    /// Reads a set's hashes.
+    pub async fn hashes(&self, prefix: &Prefix) -> Result<HashList, BackupError> {
+        let bytes = self.store.get(&prefix.hashes(), MAX_HASHES).await?;
+        let prefix = prefix.clone();
+        super::blocking(move || Ok(HashList::parse(&prefix, &bytes)?)).await
+    }
+
+    /// The chain of a backup, each manifest read and compared with the listing.
+    pub async fn chain(&self, backup: Uuid) -> Result<Chain, BackupError> {
+        let all = self.sets(None).await?;
+        let wanted = all.iter().find(|set| set.prefix.backup() == backup);
+        let volume = wanted.context(NoSuchBackupSnafu { backup })?.prefix.volume();
+        let mut links = Vec::new();
+        let mut seen = HashSet::new();
+        let mut next = Some(backup);
+        while let Some(id) = next {
+            ensure!(seen.insert(id), BadChainSnafu { backup, reason: format!("{id} is its own ancestor") });
+            let child = links.last().map(|(set, _): &(BackupSet, Manifest)| set.prefix.backup());
+            let set = all.iter().find(|set| set.prefix.backup() == id);
+            let set = set.filter(|set| set.is_complete() || child.is_none());
+            let set = set.context(NoParentSnafu { backup: child.unwrap_or(backup), parent: id })?;
+            let other = format!("{id} is a backup of volume {}, not of {volume}", set.prefix.volume());
+            ensure!(set.prefix.volume() == volume, BadChainSnafu { backup, reason: other });
+            let manifest = self.manifest(set).await?;
+            check_listing(set, &manifest)?;
+            next = manifest.parent;
+            links.push((set.clone(), manifest));
+        }
+        Ok(Chain { links })
+    }
+}
+
+/// The listing is exactly the manifest's chunks and the two files: nothing missing, nothing more.
+fn check_listing(set: &BackupSet, manifest: &Manifest) -> Result<(), BackupError> {
+    let backup = set.prefix.backup();
+    let mut listed: BTreeMap<&str, u64> = set.objects.iter().map(|o| (o.key.as_str(), o.size)).collect();
+    for extent in &manifest.extents {
+        let size = listed.remove(extent.key.as_str());
+        let size = size.context(MissingObjectSnafu { backup, key: &extent.key })?;
+        // Only what shrinks is stored compressed: more bytes than declared are none of ours.
+        if size > extent.length {
+            return Err(StoreError::TooLarge { key: extent.key.clone(), size, limit: extent.length }.into());
+        }
+    }
+    for key in [set.prefix.hashes(), set.prefix.manifest()] {
+        ensure!(listed.remove(key.as_str()).is_some(), MissingObjectSnafu { backup, key });
+    }
+    match listed.first_key_value() {
+        None => Ok(()),
+        Some((key, _)) => SurplusObjectSnafu { backup, key: *key }.fail(),
+    }
+}
+
+/// Where the time stamp ends in a prefix: after the second slash.
+fn set_time_end(prefix: &Prefix) -> usize {
+    prefix.as_str().match_indices('/').nth(1).map_or(0, |(at, _)| at)
+}

@@ -1,0 +1,221 @@
+//! Why a backup, restore or deletion did not happen.
+
+use super::format::{CodecError, FormatError};
+use super::store::StoreError;
+use crate::image::ReadError;
+use crate::image::lock::LockError;
+use snafu::Snafu;
+use std::io;
+use std::path::PathBuf;
+use uuid::Uuid;
+
+/// What a caller can do about an error; the command line's exit codes follow it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// It failed; the message says why.
+    Failed,
+    /// The request contradicts itself.
+    Usage,
+    /// No such backup or repository.
+    NotFound,
+    /// Refused: it would destroy or tear something.
+    Unsafe,
+    /// The caller asked it to stop.
+    Cancelled,
+}
+
+/// One variant per way to fail.
+#[derive(Debug, Snafu)]
+#[snafu(visibility(pub(crate)))]
+pub enum BackupError {
+    /// The store.
+    #[snafu(context(false), display("{source}"))]
+    Store {
+        /// The store's error.
+        source: StoreError,
+    },
+    /// A manifest or hash file.
+    #[snafu(context(false), display("{source}"))]
+    Format {
+        /// The parser's error.
+        source: FormatError,
+    },
+    /// The source.
+    #[snafu(context(false), display("{source}"))]
+    Source {
+        /// The image's error.
+        source: ReadError,
+    },
+    /// Compression.
+    #[snafu(context(false), display("{source}"))]
+    Codec {
+        /// The codec's error.
+        source: CodecError,
+    },
+    /// Settings that contradict each other (B3), or a volume of no size (B4).
+    #[snafu(display("{reason}"))]
+    BadRequest {
+        /// Which.
+        reason: String,
+    },
+    /// Asked to stop.
+    #[snafu(display("cancelled"))]
+    Cancelled,
+    /// No such backup.
+    #[snafu(display("backup {backup} is not in the repository"))]
+    NoSuchBackup {
+        /// Which.
+        backup: Uuid,
+    },
+    /// A set without manifest: interrupted, or still being written.
+    #[snafu(display("backup {backup} is incomplete: it has no manifest"))]
+    Incomplete {
+        /// Which.
+        backup: Uuid,
+    },
+    /// An ancestor is gone.
+    #[snafu(display("backup {backup} needs backup {parent}, which is not in the repository"))]
+    NoParent {
+        /// Which.
+        backup: Uuid,
+        /// What is missing.
+        parent: Uuid,
+    },
+    /// Ancestors that go round, or belong to another volume.
+    #[snafu(display("the chain of backup {backup} is damaged: {reason}"))]
+    BadChain {
+        /// Which.
+        backup: Uuid,
+        /// How.
+        reason: String,
+    },
+    /// The listing lacks a chunk of the manifest.
+    #[snafu(display("object {key} of backup {backup} is missing"))]
+    MissingObject {
+        /// Which backup.
+        backup: Uuid,
+        /// Which object.
+        key: String,
+    },
+    /// The listing has an object that the manifest does not name.
+    #[snafu(display(
+        "object {key} lies under the prefix of backup {backup}, whose manifest does not name it"
+    ))]
+    SurplusObject {
+        /// Which backup.
+        backup: Uuid,
+        /// Which object.
+        key: String,
+    },
+    /// Bytes that are not those that were stored.
+    #[snafu(display("object {key} is damaged: {reason}"))]
+    Damaged {
+        /// Which object.
+        key: String,
+        /// Which check failed.
+        reason: String,
+    },
+    /// B7: blocks of different sizes cannot be compared.
+    #[snafu(display(
+        "backup {parent} has hash blocks of {theirs} bytes, this one would have {ours}: \
+         use --hash-block {theirs}, or --parent none for a full backup"
+    ))]
+    OtherHashBlock {
+        /// The parent.
+        parent: Uuid,
+        /// Its block.
+        theirs: u64,
+        /// The requested one.
+        ours: u64,
+    },
+    /// Volumes do not shrink: this is another one.
+    #[snafu(display(
+        "the volume has {ours} bytes, but {theirs} at backup {parent}: volumes do not shrink; \
+         is this the right image? --parent none makes a full backup"
+    ))]
+    Shrunk {
+        /// The parent.
+        parent: Uuid,
+        /// Size then.
+        theirs: u64,
+        /// Size now.
+        ours: u64,
+    },
+    /// Other backups need it.
+    #[snafu(display("backup {backup} is the parent of {children}: delete those first"))]
+    HasDependents {
+        /// Which.
+        backup: Uuid,
+        /// Who needs it.
+        children: String,
+    },
+    /// The failure of an operation, and then of its clean-up.
+    #[snafu(display(
+        "{error}; and removing what was uploaded failed, objects under {prefix} remain: {source}"
+    ))]
+    LeftBehind {
+        /// The first failure.
+        error: Box<BackupError>,
+        /// Where.
+        prefix: String,
+        /// Why they could not be removed.
+        source: StoreError,
+    },
+    /// The target is there, and overwriting it was not asked for; or overwriting it would tear something.
+    #[snafu(display("{} is not written to: {reason}", path.display()))]
+    UnsafeTarget {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The target failed.
+    #[snafu(display("{operation} {} failed: {source}", path.display()))]
+    Target {
+        /// What was done.
+        operation: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// What it said.
+        source: io::Error,
+    },
+    /// QEMU's locks on the target could not be taken.
+    #[snafu(display("{} is not written to: {source}", path.display()))]
+    LockTarget {
+        /// Which.
+        path: PathBuf,
+        /// Who holds it, or what failed.
+        source: LockError,
+    },
+    /// A part of the program died.
+    #[snafu(display("a worker stopped: {source}"))]
+    Worker {
+        /// How.
+        source: tokio::task::JoinError,
+    },
+}
+
+impl BackupError {
+    /// What a caller can do about it.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            BackupError::Store { source: StoreError::NoRepository { .. } }
+            | BackupError::NoSuchBackup { .. }
+            | BackupError::Incomplete { .. } => ErrorKind::NotFound,
+            BackupError::Store { source: StoreError::BadUrl { .. } } | BackupError::BadRequest { .. } => {
+                ErrorKind::Usage
+            }
+            BackupError::UnsafeTarget { .. }
+            | BackupError::LockTarget { source: LockError::Held { .. }, .. }
+            | BackupError::HasDependents { .. } => ErrorKind::Unsafe,
+            BackupError::Cancelled => ErrorKind::Cancelled,
+            BackupError::LeftBehind { error, .. } => error.kind(),
+            _ => ErrorKind::Failed,
+        }
+    }
+
+    /// Whether a set on which this was found is unusable, as opposed to a store that does not answer.
+    pub(super) fn is_about_the_set(&self) -> bool {
+        !matches!(self, BackupError::Store { source } if !matches!(source, StoreError::Missing { .. } | StoreError::TooLarge { .. }))
+    }
+}

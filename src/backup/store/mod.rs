@@ -1,0 +1,109 @@
+//! Where backups are kept: a few operations on named objects, behind one trait.
+//!
+//! An object is put whole or not at all; what was put is durable when `put` returns. No operation
+//! rests on conditional writes, which many S3 servers ignore: names never collide.
+
+mod local;
+mod object;
+mod url;
+
+pub use local::LocalStore;
+pub use object::{ObjectBacked, S3Options};
+pub use url::{RepositoryUrl, open};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use snafu::Snafu;
+use std::fmt::Debug;
+
+/// One object of a listing.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ObjectInfo {
+    /// Its name.
+    pub key: String,
+    /// Its bytes.
+    pub size: u64,
+}
+
+/// Why a store did not do what it was asked for.
+#[derive(Debug, Snafu)]
+#[snafu(visibility(pub(crate)))]
+pub enum StoreError {
+    /// No such object.
+    #[snafu(display("{key} is not in the repository"))]
+    Missing {
+        /// Which.
+        key: String,
+    },
+    /// No such bucket or directory.
+    #[snafu(display("the repository {repository} does not exist"))]
+    NoRepository {
+        /// Its URL.
+        repository: String,
+    },
+    /// More bytes than may be there.
+    #[snafu(display("{key} has {size} bytes where at most {limit} can be right"))]
+    TooLarge {
+        /// Which.
+        key: String,
+        /// As stored.
+        size: u64,
+        /// As expected.
+        limit: u64,
+    },
+    /// A name that a store cannot hold, or that leaves it.
+    #[snafu(display("{key:?} cannot be an object's name"))]
+    BadKey {
+        /// Which.
+        key: String,
+    },
+    /// The server or the disk failed.
+    #[snafu(display("{operation} {key} failed: {source}"))]
+    Backend {
+        /// What was asked for.
+        operation: &'static str,
+        /// Of which object, or under which prefix.
+        key: String,
+        /// What it said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A URL that names no repository.
+    #[snafu(display("{url:?} is no repository: write s3://BUCKET[/PREFIX] or file:///DIRECTORY ({reason})"))]
+    BadUrl {
+        /// As given.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The settings make no client.
+    #[snafu(display("the S3 client cannot be set up: {source}"))]
+    Settings {
+        /// What it said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// A store of objects.
+pub trait Store: Debug + Send + Sync + 'static {
+    /// Makes the bucket or directory when it is missing.
+    fn ensure(&self) -> BoxFuture<'_, Result<(), StoreError>>;
+    /// Stores an object, whole and durable, over one of that name.
+    fn put<'a>(&'a self, key: &'a str, body: Bytes) -> BoxFuture<'a, Result<(), StoreError>>;
+    /// Reads an object of at most `limit` bytes.
+    fn get<'a>(&'a self, key: &'a str, limit: u64) -> BoxFuture<'a, Result<Bytes, StoreError>>;
+    /// Removes an object; one that is not there is success.
+    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), StoreError>>;
+    /// Every object whose name begins with `prefix`, in order. `prefix` is text, it may end inside a
+    /// name. A repository that does not exist is an error.
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<ObjectInfo>, StoreError>>;
+}
+
+/// A name that stays inside the store and means the same in each kind of store.
+pub(crate) fn check_key(key: &str) -> Result<(), StoreError> {
+    let part_fine = |part: &str| {
+        !part.is_empty() && part != "." && part != ".." && part.chars().all(|c| c.is_ascii_graphic())
+    };
+    let fine = key.len() <= 900 && key.split('/').all(part_fine) && !key.contains(['\\', '*', '?', '%']);
+    snafu::ensure!(fine, BadKeySnafu { key });
+    Ok(())
+}

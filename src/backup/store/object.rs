@@ -1,0 +1,220 @@
+//! S3 (and memory, for tests) through `object_store`: signing, retries with backoff, listing pages.
+
+use super::{
+    BackendSnafu, MissingSnafu, NoRepositorySnafu, ObjectInfo, SettingsSnafu, Store, StoreError,
+    TooLargeSnafu, check_key,
+};
+use bytes::{Bytes, BytesMut};
+use futures::future::BoxFuture;
+use futures::{StreamExt, TryStreamExt};
+use http::{Method, Request};
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::client::{HttpConnector, HttpRequestBody, ReqwestConnector};
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::signer::Signer;
+use object_store::{ClientOptions, Error, ObjectStore, ObjectStoreExt};
+use snafu::{IntoError, ResultExt, ensure};
+use std::sync::Arc;
+use std::time::Duration;
+
+type Boxed = Box<dyn std::error::Error + Send + Sync>;
+
+/// A whole chunk over a slow line; retries make up for a connection that hangs.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(300);
+/// Enough for any clock that S3 itself would accept.
+const SIGNATURE_LIFETIME: Duration = Duration::from_secs(300);
+
+/// What the AWS_* variables do not say, or say otherwise.
+#[derive(Clone, Default)]
+pub struct S3Options {
+    /// Access key and secret key.
+    pub credentials: Option<(String, String)>,
+    /// Of a server that is not Amazon's.
+    pub endpoint: Option<String>,
+    /// The region to sign for.
+    pub region: Option<String>,
+    /// `http://BUCKET.HOST/…` where the default for an endpoint is `http://HOST/BUCKET/…`.
+    pub virtual_host_style: bool,
+}
+
+/// A store behind `object_store`'s trait, below a prefix of its own.
+#[derive(Clone, Debug)]
+pub struct ObjectBacked {
+    inner: Arc<dyn ObjectStore>,
+    label: String,
+    /// Ends with a slash unless it is empty.
+    prefix: String,
+    s3: Option<S3Bucket>,
+}
+
+#[derive(Clone, Debug)]
+struct S3Bucket {
+    client: Arc<AmazonS3>,
+    options: ClientOptions,
+    region: String,
+}
+
+impl ObjectBacked {
+    /// A store that ends with the process.
+    pub fn memory() -> Self {
+        let inner = Arc::new(InMemory::new());
+        ObjectBacked { inner, label: "memory:".to_owned(), prefix: String::new(), s3: None }
+    }
+
+    /// A bucket, credentials and the rest from the AWS_* variables.
+    pub fn s3(bucket: &str, prefix: &str, options: &S3Options) -> Result<Self, StoreError> {
+        let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket);
+        if let Some(endpoint) = &options.endpoint {
+            builder = builder.with_endpoint(endpoint.trim_end_matches('/'));
+        }
+        if let Some(region) = &options.region {
+            builder = builder.with_region(region);
+        }
+        if let Some((key, secret)) = &options.credentials {
+            builder = builder.with_access_key_id(key).with_secret_access_key(secret);
+        }
+        let plain_http = builder
+            .get_config_value(&AmazonS3ConfigKey::Endpoint)
+            .is_some_and(|endpoint| endpoint.starts_with("http://"));
+        let client_options = ClientOptions::new().with_allow_http(plain_http).with_timeout(REQUEST_TIMEOUT);
+        let region = builder.get_config_value(&AmazonS3ConfigKey::Region).unwrap_or_default();
+        let client = builder
+            .with_virtual_hosted_style_request(options.virtual_host_style)
+            // Chunks carry digests of their own; hashing each once more costs a core (B15).
+            .with_unsigned_payload(true)
+            .with_client_options(client_options.clone())
+            .build()
+            .map_err(|e| Box::new(e) as Boxed)
+            .context(SettingsSnafu)?;
+        let client = Arc::new(client);
+        let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
+        Ok(ObjectBacked {
+            inner: Arc::clone(&client) as Arc<dyn ObjectStore>,
+            label: format!("s3://{bucket}/{prefix}"),
+            prefix,
+            s3: Some(S3Bucket { client, options: client_options, region }),
+        })
+    }
+
+    fn path(&self, key: &str) -> Result<Path, StoreError> {
+        check_key(key)?;
+        let path = Path::parse(format!("{}{key}", self.prefix));
+        path.map_err(|e| Box::new(e) as Boxed).context(BackendSnafu { operation: "naming", key })
+    }
+
+    fn error(&self, operation: &'static str, key: &str, source: Error) -> StoreError {
+        match source {
+            source if no_such_bucket(&source) => NoRepositorySnafu { repository: &self.label }.build(),
+            Error::NotFound { .. } => MissingSnafu { key }.build(),
+            source => BackendSnafu { operation, key }.into_error(Box::new(source)),
+        }
+    }
+
+    async fn get_whole(&self, key: &str, limit: u64) -> Result<Bytes, StoreError> {
+        let failed = |e| self.error("reading", key, e);
+        let found = self.inner.get(&self.path(key)?).await.map_err(failed)?;
+        let size = found.meta.size;
+        ensure!(size <= limit, TooLargeSnafu { key, size, limit });
+        // Counted as it comes: the size in the header is only what the server claims.
+        let mut body = BytesMut::new();
+        let mut stream = found.into_stream();
+        while let Some(part) = stream.try_next().await.map_err(failed)? {
+            let size = body.len() as u64 + part.len() as u64;
+            ensure!(size <= limit, TooLargeSnafu { key, size, limit });
+            if body.is_empty() && size == limit {
+                return Ok(part);
+            }
+            body.extend_from_slice(&part);
+        }
+        Ok(body.freeze())
+    }
+
+    async fn list_prefix(&self, prefix: &str) -> Result<Vec<ObjectInfo>, StoreError> {
+        // The interface lists by folders; the rest of the prefix is compared here.
+        let whole = format!("{}{prefix}", self.prefix);
+        let folder = whole.rsplit_once('/').map(|(folder, _)| Path::from(folder));
+        let mut stream = self.inner.list(folder.as_ref());
+        let mut found = Vec::new();
+        while let Some(next) = stream.next().await {
+            let meta = next.map_err(|e| self.error("listing", prefix, e))?;
+            let key = meta.location.as_ref();
+            if let Some(key) = key.strip_prefix(&self.prefix).filter(|key| key.starts_with(prefix)) {
+                found.push(ObjectInfo { key: key.to_owned(), size: meta.size });
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// Makes the bucket. `object_store` has no such call, but signs a request for one.
+    async fn create_bucket(&self, s3: &S3Bucket) -> Result<(), StoreError> {
+        let context = BackendSnafu { operation: "making the bucket", key: &self.label };
+        let url = s3.client.signed_url(Method::PUT, &Path::default(), SIGNATURE_LIFETIME).await;
+        let url = url.map_err(|e| Box::new(e) as Boxed).context(context)?;
+        // Amazon wants no constraint for its first region, and the right one for each other.
+        let body = match s3.region.as_str() {
+            "" | "us-east-1" => String::new(),
+            region => format!(
+                "<CreateBucketConfiguration xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">\
+                 <LocationConstraint>{region}</LocationConstraint></CreateBucketConfiguration>"
+            ),
+        };
+        let request = Request::put(url.as_str())
+            .header("content-length", body.len())
+            .body(HttpRequestBody::from(body))
+            .map_err(|e| Box::new(e) as Boxed)
+            .context(context)?;
+        let http = ReqwestConnector::default().connect(&s3.options);
+        let http = http.map_err(|e| Box::new(e) as Boxed).context(context)?;
+        let answer = http.execute(request).await.map_err(|e| Box::new(e) as Boxed).context(context)?;
+        let status = answer.status();
+        // 409: it is ours already, somebody was faster. If it is another's, the first write says so.
+        if status.is_success() || status.as_u16() == 409 {
+            return Ok(());
+        }
+        let text = answer.into_body().bytes().await.unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        Err(context.into_error(format!("the server answered {status}: {text}").into()))
+    }
+}
+
+/// S3 answers 404 for a missing bucket as for a missing object; only the body tells them apart.
+fn no_such_bucket(error: &Error) -> bool {
+    error.to_string().contains("<Code>NoSuchBucket</Code>")
+}
+
+impl Store for ObjectBacked {
+    fn ensure(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move {
+            let Some(s3) = &self.s3 else { return Ok(()) };
+            let folder = Path::from(self.prefix.as_str());
+            match self.inner.list(Some(&folder)).next().await {
+                None | Some(Ok(_)) => Ok(()),
+                Some(Err(e)) if no_such_bucket(&e) => self.create_bucket(s3).await,
+                Some(Err(e)) => Err(self.error("opening", &self.label, e)),
+            }
+        })
+    }
+    fn put<'a>(&'a self, key: &'a str, body: Bytes) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let done = self.inner.put(&self.path(key)?, body.into()).await;
+            done.map(drop).map_err(|e| self.error("writing", key, e))
+        })
+    }
+    fn get<'a>(&'a self, key: &'a str, limit: u64) -> BoxFuture<'a, Result<Bytes, StoreError>> {
+        Box::pin(self.get_whole(key, limit))
+    }
+    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            match self.inner.delete(&self.path(key)?).await {
+                // Not there: already done.
+                Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
+                Err(e) => Err(self.error("removing", key, e)),
+            }
+        })
+    }
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<ObjectInfo>, StoreError>> {
+        Box::pin(self.list_prefix(prefix))
+    }
+}

@@ -1,0 +1,159 @@
+//! `strata backup create`.
+
+use super::{RepositoryArgs, cancel_on_signals};
+use crate::backup::format::{Compression, VolumeMeta, ZoneName};
+use crate::backup::{Cancel, CreateOptions, CreateReport, ParentChoice, Progress, SnapshotSource};
+use crate::cli::exit::Failure;
+use crate::cli::output::{lines, with_bar};
+use crate::cli::size;
+use crate::image::lock::{ImageLock, LockError};
+use crate::image::{ChainReader, Format, ImageRef};
+use clap::Args;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// Arguments of `create`.
+#[derive(Debug, Args)]
+pub(super) struct CreateArgs {
+    #[command(flatten)]
+    pub repository: RepositoryArgs,
+    /// Back up this image file. A qcow2 with a backing file is refused: flatten it first.
+    #[arg(long, value_name = "FILE", requires = "format", requires = "volume_id")]
+    image: PathBuf,
+    /// The image's format; it is never guessed.
+    #[arg(long, value_parser = parse_format)]
+    format: Option<Format>,
+    /// Whose backup it is: incremental backups are made on those of the same volume.
+    #[arg(long, value_name = "UUID")]
+    volume_id: Option<Uuid>,
+    /// Make it on this backup: an id, latest or none [default: none].
+    #[arg(long, value_name = "UUID|latest|none", value_parser = parse_parent)]
+    parent: Option<ParentChoice>,
+    /// zstd, zlib, bz2 or none.
+    #[arg(long, default_value_t)]
+    compression: Compression,
+    /// Bytes of the volume per object.
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "52428800")]
+    chunk_size: u64,
+    /// Bytes of the volume per hash: the grain of incremental backups.
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "32768")]
+    hash_block: u64,
+    /// Part of the objects' names.
+    #[arg(long, value_name = "ZONE", default_value = "nova")]
+    availability_zone: ZoneName,
+    /// A name for people.
+    #[arg(long, value_name = "TEXT")]
+    name: Option<String>,
+    /// A description for people.
+    #[arg(long, value_name = "TEXT")]
+    description: Option<String>,
+    /// Leave the volume's metadata out.
+    #[arg(long)]
+    no_metadata: bool,
+}
+
+fn parse_parent(text: &str) -> Result<ParentChoice, String> {
+    match text {
+        "none" => Ok(ParentChoice::None),
+        "latest" => Ok(ParentChoice::Latest),
+        id => Uuid::from_str(id)
+            .map(ParentChoice::Backup)
+            .map_err(|e| format!("neither latest, nor none, nor an id: {e}")),
+    }
+}
+
+/// An image format as a word.
+pub(super) fn parse_format(text: &str) -> Result<Format, String> {
+    match text {
+        "raw" => Ok(Format::Raw),
+        "qcow2" => Ok(Format::Qcow2),
+        _ => Err("use raw or qcow2".to_owned()),
+    }
+}
+
+impl CreateArgs {
+    fn options(&self, volume: Uuid, default_parent: ParentChoice, meta: VolumeMeta) -> CreateOptions {
+        CreateOptions {
+            volume,
+            parent: self.parent.unwrap_or(default_parent),
+            compression: self.compression,
+            chunk_size: self.chunk_size,
+            hash_block: self.hash_block,
+            zone: self.availability_zone.clone(),
+            name: self.name.clone(),
+            description: self.description.clone(),
+            volume_meta: (!self.no_metadata).then(|| meta.encode()),
+        }
+    }
+}
+
+pub(super) async fn run(args: &CreateArgs) -> Result<CreateReport, Failure> {
+    let engine = args.repository.engine()?;
+    let cancel = cancel_on_signals()?;
+    let (Some(format), Some(volume)) = (args.format, args.volume_id) else {
+        return Err(Failure::usage("--image needs --format and --volume-id"));
+    };
+    let (source, _lock) = open_image(&args.image, format)?;
+    let name = args.image.file_name().unwrap_or_default().to_string_lossy();
+    let meta = volume_meta(volume, &name, source.size(), &args.availability_zone, BTreeMap::new());
+    let options = args.options(volume, ParentChoice::None, meta);
+    create(&engine, source, &options, &cancel).await
+}
+
+async fn create(
+    engine: &crate::backup::Engine,
+    source: Arc<dyn SnapshotSource>,
+    options: &CreateOptions,
+    cancel: &Cancel,
+) -> Result<CreateReport, Failure> {
+    let progress = Progress::default();
+    Ok(with_bar(&progress, engine.create(source, options, &progress, cancel)).await?)
+}
+
+/// Opens one image, and keeps every QEMU from writing to it until the lock is dropped.
+fn open_image(path: &Path, format: Format) -> Result<(Arc<dyn SnapshotSource>, ImageLock), Failure> {
+    let lock = ImageLock::read(path).map_err(|e| match e {
+        LockError::Held { .. } => Failure::refused(e),
+        LockError::Io { .. } => Failure::failed(e),
+    })?;
+    let image = ImageRef { path: path.to_owned(), format };
+    let reader = ChainReader::open(&[image]).map_err(Failure::failed)?;
+    Ok((Arc::new(reader), lock))
+}
+
+/// The metadata that goes along (B10), under the keys that Cinder reads.
+fn volume_meta(
+    volume: Uuid,
+    name: &str,
+    size: u64,
+    zone: &ZoneName,
+    extra: BTreeMap<String, String>,
+) -> VolumeMeta {
+    let base = BTreeMap::from([
+        ("availability_zone".to_owned(), json!(zone.to_string())),
+        ("display_description".to_owned(), json!("")),
+        ("display_name".to_owned(), json!(name)),
+        ("id".to_owned(), json!(volume.to_string())),
+        ("size".to_owned(), json!(size.div_ceil(1 << 30))),
+    ]);
+    VolumeMeta::new(base, extra)
+}
+
+pub(super) fn text(report: &CreateReport) -> String {
+    lines(&[
+        ("backup", report.backup_id.to_string()),
+        ("parent", report.parent_id.map_or("none: a full backup".to_owned(), |id| id.to_string())),
+        ("full because", report.full_because.clone().unwrap_or_default()),
+        ("prefix", report.prefix.clone()),
+        ("objects", report.objects.to_string()),
+        ("volume", size::human(report.bytes_total)),
+        ("read", size::human(report.bytes_read)),
+        ("changed", size::human(report.bytes_changed)),
+        ("uploaded", size::human(report.bytes_uploaded)),
+        ("time", format!("{:.1} s", report.seconds)),
+    ])
+}

@@ -1,0 +1,104 @@
+//! How results are shown: text for people, JSON for programs; and the progress bar.
+
+use super::exit::Failure;
+use crate::backup::Progress;
+use clap::ValueEnum;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// The shape of the result.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON document.
+    Json,
+}
+
+/// Prints a result, or an error (as text on the standard error; with JSON also as
+/// `{"error": …, "exit_code": …}` on the standard output).
+pub fn finish<T: Serialize>(output: Output, result: Result<T, Failure>, text: fn(&T) -> String) -> ExitCode {
+    let shown = match (output, &result) {
+        (Output::Text, Ok(value)) => text(value),
+        (Output::Text, Err(_)) => String::new(),
+        (Output::Json, Ok(value)) => json(value),
+        (Output::Json, Err(e)) => json(&serde_json::json!({"error": e.message, "exit_code": e.code})),
+    };
+    let written = io::stdout().write_all(shown.as_bytes()).and_then(|()| io::stdout().flush());
+    match (result, written) {
+        (Err(failure), _) => {
+            eprintln!("error: {}", failure.message);
+            failure.exit_code()
+        }
+        // Nobody learns what was done: to a script that is a failure.
+        (Ok(_), Err(e)) => {
+            eprintln!("error: the result cannot be printed: {e}");
+            ExitCode::FAILURE
+        }
+        (Ok(_), Ok(())) => ExitCode::SUCCESS,
+    }
+}
+
+fn json<T: Serialize>(value: &T) -> String {
+    let text = serde_json::to_string_pretty(value).expect("results have text keys and always become JSON");
+    format!("{text}\n")
+}
+
+/// Lines of `key: value`; empty values are left out.
+pub fn lines(pairs: &[(&str, String)]) -> String {
+    let width = pairs.iter().map(|(key, _)| key.len()).max().unwrap_or(0) + 1;
+    let shown = pairs.iter().filter(|(_, value)| !value.is_empty());
+    shown.map(|(key, value)| format!("{:width$} {value}\n", format!("{key}:"))).collect()
+}
+
+/// Columns, as wide as their widest cell.
+pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+    let mut widths: Vec<usize> = header.iter().map(|cell| cell.len()).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
+        let padded = cells.zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+        format!("{}\n", padded.collect::<Vec<_>>().join("  ").trim_end())
+    };
+    let mut text = line(&mut header.iter().copied());
+    for row in rows {
+        text.push_str(&line(&mut row.iter().map(String::as_str)));
+    }
+    text
+}
+
+/// Runs `work` with a bar on the standard error, if that is a terminal.
+pub async fn with_bar<T>(progress: &Progress, work: impl Future<Output = T>) -> T {
+    if !io::stderr().is_terminal() {
+        return work.await;
+    }
+    let bar = ProgressBar::new(0);
+    let template =
+        "{bar:30} {percent:>3}% {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} eta {eta} {msg}";
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    let mut work = std::pin::pin!(work);
+    let mut ticks = tokio::time::interval(Duration::from_millis(100));
+    loop {
+        tokio::select! {
+            done = &mut work => {
+                bar.finish_and_clear();
+                return done;
+            }
+            _ = ticks.tick() => {
+                let state = progress.state();
+                bar.set_length(state.total);
+                bar.set_position(state.done);
+                bar.set_message(format!("transferred {}", super::size::human(state.transferred)));
+            }
+        }
+    }
+}

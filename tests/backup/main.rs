@@ -1,0 +1,7 @@
+//! The backup engine, from outside: against what Cinder wrote, over each kind of store, and through
+//! the command line.
+
+mod cinder;
+mod s3_server;
+mod store;
+mod util;

@@ -1,0 +1,59 @@
+//! An S3 server in this process, over real HTTP.
+
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto::Builder;
+use s3s::auth::SimpleAuth;
+use s3s::service::S3ServiceBuilder;
+use s3s_fs::FileSystem;
+use std::net::SocketAddr;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+
+pub const ACCESS_KEY: &str = "strata-test";
+pub const SECRET_KEY: &str = "strata-test-secret";
+
+/// Serves a temporary folder until it is dropped.
+pub struct S3Server {
+    pub endpoint: String,
+    runtime: Option<Runtime>,
+    _folder: TempDir,
+}
+
+impl S3Server {
+    pub fn start() -> S3Server {
+        let folder = tempfile::tempdir().unwrap();
+        let service = {
+            let mut builder = S3ServiceBuilder::new(FileSystem::new(folder.path()).unwrap());
+            builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+            builder.build()
+        };
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let any: SocketAddr = ([127, 0, 0, 1], 0).into();
+        // Bound here and now: a test may itself run on a runtime, where nothing may block.
+        let listener = std::net::TcpListener::bind(any).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        runtime.spawn(async move {
+            let listener = TcpListener::from_std(listener).unwrap();
+            while let Ok((socket, _)) = listener.accept().await {
+                let service = service.clone();
+                tokio::spawn(async move {
+                    let server = Builder::new(TokioExecutor::new());
+                    // A client that goes away is no failure of the server.
+                    let _ = server.serve_connection(TokioIo::new(socket), service).await;
+                });
+            }
+        });
+        S3Server { endpoint, runtime: Some(runtime), _folder: folder }
+    }
+}
+
+impl Drop for S3Server {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
