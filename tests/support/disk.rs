@@ -71,7 +71,8 @@ impl Rig {
     pub fn attach(&self, chain: &[ImageRef]) -> (Daemon, Device) {
         let daemon = self.daemons.start(&self.name).unwrap();
         let node = command::add_chain(&mut self.client(&daemon), "vol", chain, Open::ReadWrite).unwrap();
-        let device = self.backend.attach(&daemon, &node, &self.work_dir(), Access { readonly: false }).unwrap();
+        let device =
+            self.backend.attach(&daemon, &node, &self.work_dir(), Access { readonly: false }).unwrap();
         (daemon, device)
     }
 

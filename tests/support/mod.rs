@@ -21,6 +21,11 @@ pub fn qemu_img() -> PathBuf {
     qemu("STRATA_QEMU_IMG", "qemu-img")
 }
 
+/// qemu-io, which comes beside qemu-img.
+pub fn qemu_io() -> PathBuf {
+    qemu_img().with_file_name("qemu-io")
+}
+
 /// qemu-storage-daemon.
 pub fn qemu_storage_daemon() -> PathBuf {
     qemu("STRATA_QEMU_STORAGE_DAEMON", "qemu-storage-daemon")
@@ -31,7 +36,65 @@ pub fn need_root() {
     assert!(rustix::process::geteuid().is_root(), "this test makes mounts and loop devices: run it as root");
 }
 
-/// A scratch folder on a real disk: tmpfs has no direct I/O on older kernels.
+/// A scratch folder on a real disk (tmpfs has no direct I/O on older kernels), and where the run looks
+/// for what was left behind.
 pub fn scratch() -> tempfile::TempDir {
-    tempfile::Builder::new().prefix("strata-test-").tempdir_in("/var/tmp").expect("a folder in /var/tmp")
+    let parent = std::env::var_os("TMPDIR").unwrap_or_else(|| "/var/tmp".into());
+    tempfile::Builder::new().prefix("strata-test-").tempdir_in(parent).expect("a scratch folder")
+}
+
+/// The replica-3 GlusterFS volume that the tests run beside.
+pub fn gluster_share() -> strata::gluster::Source {
+    let share = std::env::var("STRATA_TEST_SHARE")
+        .expect("this test needs a GlusterFS volume of its own: run `make test` (or T=\"name\" make test)");
+    share.parse().expect("STRATA_TEST_SHARE is HOST:/VOLUME")
+}
+
+/// Runs a program and expects it to succeed.
+pub fn run(program: &str, arguments: &[&str]) -> String {
+    let mut command = std::process::Command::new(program);
+    command.args(arguments);
+    let limit = std::time::Duration::from_secs(60);
+    let output =
+        strata::host::exec::run_ok(command, limit).unwrap_or_else(|error| panic!("{arguments:?}: {error}"));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// A share mounted as mount(8) does it when it is told nothing, unmounted at the end.
+pub struct PlainMount(pub PathBuf);
+
+impl PlainMount {
+    /// Mounts it at that path, which is made.
+    pub fn new(source: &strata::gluster::Source, at: PathBuf) -> PlainMount {
+        std::fs::create_dir_all(&at).unwrap();
+        run("mount", &["-t", "glusterfs", &source.to_string(), at.to_str().unwrap()]);
+        PlainMount(at)
+    }
+}
+
+impl Drop for PlainMount {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg(&self.0).status();
+    }
+}
+
+/// A share as the driver opens it, closed at the end.
+pub struct OpenShare(pub strata::gluster::Share);
+
+impl OpenShare {
+    /// Opens it under that folder, as one node would.
+    pub fn new(source: &strata::gluster::Source, mount_dir: &std::path::Path) -> OpenShare {
+        let (share, findings) = strata::gluster::open(source, &[], mount_dir).unwrap();
+        assert_eq!(findings, [], "the volume of the tests is as it should be");
+        OpenShare(share)
+    }
+}
+
+impl Drop for OpenShare {
+    fn drop(&mut self) {
+        let closed = strata::gluster::close(&self.0);
+        if !std::thread::panicking() {
+            closed.unwrap();
+        }
+    }
 }

@@ -1,0 +1,193 @@
+//! Shares on a real GlusterFS: mounting, identity, preflight, coherence (G1, G2).
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+use strata::gluster::{self, Finding, MountOption, Severity, Source, coherence, establish};
+use support::{OpenShare, PlainMount, run};
+
+fn mounts_under(dir: &Path) -> usize {
+    let table = fs::read_to_string("/proc/self/mounts").unwrap();
+    table.lines().filter(|line| line.split(' ').nth(1).unwrap().starts_with(dir.to_str().unwrap())).count()
+}
+
+/// G1: mounted already is success; two nodes find one key; nothing of the self-test stays.
+#[test]
+fn a_share_is_opened_again_and_from_another_node_with_one_key() {
+    let (source, dir) = (support::gluster_share(), support::scratch());
+    let first = OpenShare::new(&source, &dir.path().join("node1"));
+    let (again, _) = gluster::open(&source, &[], &dir.path().join("node1")).unwrap();
+    assert_eq!((&again.key, &again.root), (&first.0.key, &first.0.root));
+    assert_eq!(mounts_under(dir.path()), 1);
+
+    let other = OpenShare::new(&source, &dir.path().join("node2"));
+    assert_eq!(other.0.key, first.0.key);
+    assert_ne!(other.0.root, first.0.root);
+    fs::write(first.0.root.join("volumes/seen"), b"at once").unwrap();
+    assert_eq!(fs::read(other.0.root.join("volumes/seen")).unwrap(), b"at once");
+    fs::remove_file(first.0.root.join("volumes/seen")).unwrap();
+    assert_eq!(fs::read_dir(other.0.root.join(".strata")).unwrap().count(), 1, "share.json alone");
+    gluster::prove_writable(&first.0).unwrap();
+    drop((first, other));
+    assert_eq!(mounts_under(dir.path()), 0);
+}
+
+/// Nodes that meet on an empty share end with one key.
+#[test]
+fn racing_nodes_agree_on_one_identity() {
+    let (source, dir) = (support::gluster_share(), support::scratch());
+    let one = OpenShare::new(&source, &dir.path().join("node1"));
+    let other = OpenShare::new(&source, &dir.path().join("node2"));
+    for round in 0..5 {
+        let name = format!(".race-{round}-{}", std::process::id());
+        fs::create_dir(one.0.root.join(&name)).unwrap();
+        let keys: Vec<_> = std::thread::scope(|scope| {
+            let racers: Vec<_> = (0..6)
+                .map(|n| {
+                    let root = if n % 2 == 0 { &one.0.root } else { &other.0.root }.join(&name);
+                    scope.spawn(move || establish(&root).unwrap())
+                })
+                .collect();
+            racers.into_iter().map(|racer| racer.join().unwrap()).collect()
+        });
+        assert!(keys.windows(2).all(|pair| pair[0] == pair[1]), "{keys:?}");
+        fs::remove_dir_all(one.0.root.join(&name)).unwrap();
+    }
+}
+
+/// The self-test passes with the driver's options, and catches GlusterFS's own defaults.
+#[test]
+fn the_self_test_tells_coherent_mounts_from_default_ones() {
+    let (source, dir) = (support::gluster_share(), support::scratch());
+    let one = OpenShare::new(&source, &dir.path().join("node1"));
+    let other = OpenShare::new(&source, &dir.path().join("node2"));
+    for _ in 0..10 {
+        coherence::prove(&one.0.root, &other.0.root, Path::new("")).unwrap();
+    }
+    let plain_one = PlainMount::new(&source, dir.path().join("plain1"));
+    let plain_other = PlainMount::new(&source, dir.path().join("plain2"));
+    let error = coherence::prove(&plain_one.0, &plain_other.0, Path::new("")).unwrap_err();
+    assert!(error.to_string().contains("disagree"), "{error}");
+}
+
+/// G1: an operator's options reach the client; one that would undo coherence does not get so far.
+#[test]
+fn an_operators_options_reach_the_client() {
+    let (source, dir) = (support::gluster_share(), support::scratch());
+    let options: Vec<MountOption> =
+        ["log-level=DEBUG", "reader-thread-count=2"].map(|option| option.parse().unwrap()).to_vec();
+    let (share, _) = gluster::open(&source, &options, dir.path()).unwrap();
+    let share = OpenShare(share);
+    let client = fs::read_to_string(share.0.root.join(".meta/cmdline")).unwrap();
+    for word in ["--log-level=DEBUG", "--reader-thread-count=2", "--attribute-timeout=0", "--entry-timeout=0"]
+    {
+        assert!(client.contains(word), "{word} in {client}");
+    }
+}
+
+/// A client that died leaves a mount that answers nothing: it is replaced.
+#[test]
+fn a_dead_mount_is_mounted_again() {
+    let (source, dir) = (support::gluster_share(), support::scratch());
+    let share = OpenShare::new(&source, dir.path());
+    let root = share.0.root.to_str().unwrap();
+    let client = procfs::process::all_processes()
+        .unwrap()
+        .flatten()
+        .find(|process| process.cmdline().is_ok_and(|words| words.last().is_some_and(|last| last == root)))
+        .expect("the client of this mount");
+    let pid = rustix::process::Pid::from_raw(client.pid()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while fs::metadata(&share.0.root).is_ok() {
+        assert!(Instant::now() < deadline, "the mount outlives its client");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let (again, _) = gluster::open(&source, &[], dir.path()).unwrap();
+    assert_eq!(again.key, share.0.key);
+    assert!(again.root.join("volumes").is_dir());
+    assert_eq!(mounts_under(dir.path()), 1);
+}
+
+/// The error says what GlusterFS's own log says.
+#[test]
+fn a_volume_that_is_not_there_is_reported_with_the_cause() {
+    let Source::Gluster { host, .. } = support::gluster_share() else { panic!("a GlusterFS volume") };
+    let dir = support::scratch();
+    let source = Source::Gluster { host, volume: "no-such-volume".into() };
+    let error = gluster::open(&source, &[], dir.path()).unwrap_err().to_string();
+    assert!(error.contains("no-such-volume") && error.contains("volume file"), "{error}");
+    assert_eq!(mounts_under(dir.path()), 0);
+}
+
+/// A volume of the tests' own servers, deleted at the end.
+struct OwnVolume(&'static str);
+
+impl OwnVolume {
+    fn new(name: &'static str, host: &str, bricks: &Path) -> OwnVolume {
+        let bricks: Vec<_> = (1..=3).map(|n| format!("{host}:{}/brick{n}", bricks.display())).collect();
+        let mut words = vec!["--mode=script", "volume", "create", name, "replica", "3"];
+        words.extend(bricks.iter().map(String::as_str));
+        words.push("force");
+        run("gluster", &words);
+        OwnVolume(name)
+    }
+
+    fn set(&self, option: &str, value: &str) {
+        run("gluster", &["--mode=script", "volume", "set", self.0, option, value]);
+    }
+}
+
+impl Drop for OwnVolume {
+    fn drop(&mut self) {
+        for verb in ["stop", "delete"] {
+            let _ = std::process::Command::new("gluster")
+                .args(["--mode=script", "volume", verb, self.0])
+                .output();
+        }
+    }
+}
+
+fn unsafe_findings(source: &Source, mount_dir: &Path) -> Vec<Finding> {
+    match gluster::open(source, &[], mount_dir) {
+        Err(gluster::ShareError::Unsafe { findings, .. }) => findings,
+        other => panic!("opened, or another error: {other:?}"),
+    }
+}
+
+/// The preflight reads what is in force, refuses what loses data, and its remedies are remedies. A share
+/// that cannot be written is a clear error (G2).
+#[test]
+fn a_volume_with_unsafe_options_is_refused_until_they_are_mended() {
+    let Source::Gluster { host, .. } = support::gluster_share() else { panic!("a GlusterFS volume") };
+    let dir = support::scratch();
+    let volume = OwnVolume::new("weak", &host, dir.path());
+    let source = Source::Gluster { host, volume: volume.0.into() };
+    volume.set("features.shard", "on");
+    run("gluster", &["--mode=script", "volume", "start", volume.0]);
+
+    let found = unsafe_findings(&source, &dir.path().join("mounts"));
+    let causes: Vec<_> = found.iter().map(|finding| finding.cause.split(' ').next().unwrap()).collect();
+    assert_eq!(causes, ["client.strict-locks", "features.shard"], "{found:?}");
+    assert_eq!(mounts_under(dir.path()), 0, "a refused share is not left mounted");
+
+    volume.set("client.strict-locks", "on");
+    volume.set("features.shard", "off");
+    let (share, warnings) = gluster::open(&source, &[], &dir.path().join("mounts")).unwrap();
+    let share = OpenShare(share);
+    assert!(warnings.iter().all(|finding| finding.severity == Severity::Warn), "{warnings:?}");
+    assert!(warnings.iter().any(|finding| finding.remedy.contains("network.ping-timeout")), "{warnings:?}");
+
+    volume.set("features.read-only", "on");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let error = loop {
+        match gluster::prove_writable(&share.0) {
+            Err(error) => break error,
+            Ok(()) => assert!(Instant::now() < deadline, "the volume stays writable"),
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    assert!(error.to_string().contains("not writable"), "{error}");
+}
