@@ -16,6 +16,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+/// A page cache full of dirty pages, written to a slow share. Writers go on meanwhile.
+const FLUSH_LIMIT: Duration = Duration::from_secs(300);
+
 /// Why a filesystem was not frozen.
 #[derive(Debug, Snafu)]
 pub enum FreezeError {
@@ -47,9 +50,11 @@ pub enum FreezeError {
         /// Cause.
         source: Errno,
     },
-    /// The freeze did not come within its time; it is undone as soon as it comes.
-    #[snafu(display("freezing {} took longer than {} ms", mount.display(), limit.as_millis()))]
+    /// A step did not end within its time; a freeze that comes later is undone as it comes.
+    #[snafu(display("failed to {what} {} within {} ms", mount.display(), limit.as_millis()))]
     TooSlow {
+        /// The step.
+        what: &'static str,
         /// The mount point.
         mount: PathBuf,
         /// The time it had.
@@ -77,27 +82,27 @@ pub struct FrozenFs {
 impl FrozenFs {
     /// Flushes the filesystem at `mount`, then freezes it for at most `watchdog`.
     ///
-    /// The flush comes first because it can take long and writers need not wait for it. All of it
-    /// runs on a thread of its own rather than in a child process: FIFREEZE sleeps uninterruptibly
-    /// either way, and the thread that froze is then also the one that is sure to thaw.
+    /// The flush comes first because it can take long and writers need not wait for it. Both run on a
+    /// thread of their own rather than in a child process: they sleep uninterruptibly either way, and
+    /// the thread that froze is then also the one that is sure to thaw.
     pub fn freeze(mount: &Path, expected: DevNumber, watchdog: Duration) -> Result<FrozenFs, FreezeError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::open(mount, flags, Mode::empty()).context(OpenSnafu { mount })?;
         let found = fstat(&fd).context(KernelSnafu { what: "stat", mount })?.st_dev;
         let found = DevNumber::from_raw(found);
         ensure!(found == expected, WrongFilesystemSnafu { mount, found, expected });
-        syncfs(&fd).context(KernelSnafu { what: "flush", mount })?;
 
-        let (frozen, on_frozen) = channel();
+        let (step, on_step) = channel();
         let (release, on_release) = channel();
-        let worker = std::thread::spawn(move || hold(&fd, watchdog, &frozen, &on_release));
-        let release = Some(release);
-        match on_frozen.recv_timeout(watchdog) {
-            Ok(Ok(())) => Ok(FrozenFs { release, worker: Some(worker) }),
-            Ok(Err(source)) => Err(source).context(KernelSnafu { what: "freeze", mount }),
-            // `release` is dropped here: the worker thaws at once when the kernel lets go of it.
-            Err(_) => TooSlowSnafu { mount, limit: watchdog }.fail(),
+        let worker = std::thread::spawn(move || hold(&fd, watchdog, &step, &on_release));
+        for (what, limit) in [("flush", FLUSH_LIMIT), ("freeze", watchdog)] {
+            // When time is up, `on_step` and `release` go, and the worker leaves or thaws at once.
+            match on_step.recv_timeout(limit) {
+                Ok(done) => done.context(KernelSnafu { what, mount })?,
+                Err(_) => return TooSlowSnafu { what, mount, limit }.fail(),
+            }
         }
+        Ok(FrozenFs { release: Some(release), worker: Some(worker) })
     }
 
     /// Thaws, and tells whether it had been frozen until now.
@@ -131,19 +136,26 @@ pub fn thaw_leftover(mount: &Path, expected: DevNumber) -> Result<(), FreezeErro
     }
 }
 
-/// The worker: freezes, waits for the release or the deadline, thaws.
+/// The worker: flushes, freezes, waits for the release or the deadline, thaws.
 fn hold(
     fd: &OwnedFd,
     watchdog: Duration,
-    frozen: &Sender<Result<(), Errno>>,
+    step: &Sender<Result<(), Errno>>,
     release: &Receiver<()>,
 ) -> Thawed {
     let begun = Instant::now();
+    let flushed = syncfs(fd);
+    let goes_on = flushed.is_ok();
+    if step.send(flushed).is_err() || !goes_on {
+        return Thawed { held: false, pause: Duration::ZERO };
+    }
+    tracing::debug!(took = ?begun.elapsed(), "flushed before the freeze");
+    let begun = Instant::now();
     // SAFETY: FIFREEZE ignores its argument.
     let done = unsafe { ioctl(fd, IntegerSetter::<{ FIFREEZE }>::new_usize(0)) };
-    let failed = done.is_err();
-    let told = frozen.send(done).is_ok();
-    if failed {
+    let frozen = done.is_ok();
+    let told = step.send(done).is_ok();
+    if !frozen {
         return Thawed { held: false, pause: begun.elapsed() };
     }
     // An Ok never comes: the other side drops its end, which is the message.

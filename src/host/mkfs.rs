@@ -176,7 +176,7 @@ mod tests {
     fn two_signatures_on_one_disk_are_ambivalent() {
         let disk = disk();
         LinuxFormatter.make(disk.path(), FsType::Ext4, &[], false).unwrap();
-        disk.as_file().write_all_at(b"XFSB\0\0\x10\0", 0).unwrap();
+        disk.as_file().write_all_at(b"LUKS\xba\xbe\0\x01", 0).unwrap();
         let found = LinuxFormatter.probe(disk.path()).unwrap();
         assert!(matches!(found, Content::Ambivalent(_)), "{found:?}");
     }

@@ -78,7 +78,8 @@ fn held_by_other(file: &File, byte: i64) -> std::io::Result<bool> {
 }
 
 impl ImageLock {
-    /// As a writer: no QEMU can open the image any more, nor could one that has it open.
+    /// As a writer: no QEMU can write to the image any more (nor read it, if it is qcow2), and none that
+    /// does so now is overlooked.
     pub fn write(path: &Path) -> Result<ImageLock, LockError> {
         Self::take(path, &[CONSISTENT_READ, WRITE, RESIZE], &[WRITE, RESIZE])
     }

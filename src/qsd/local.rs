@@ -11,6 +11,7 @@ use super::version::{self, Version};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use snafu::OptionExt;
+use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -19,7 +20,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 const SOCKET: &str = "qmp.sock";
@@ -39,8 +40,8 @@ pub struct LocalDaemons {
     program: PathBuf,
     dir: PathBuf,
     sound: OnceLock<Version>,
-    /// Two starts of one name must not race; starting takes milliseconds, so one lock will do.
-    starting: Mutex<()>,
+    /// One start or stop at a time for a name; one that hangs must not hold up the others.
+    turns: Mutex<HashMap<DaemonName, Arc<Mutex<()>>>>,
 }
 
 fn failed(name: &DaemonName, what: &str, error: impl std::fmt::Display) -> DaemonError {
@@ -50,7 +51,7 @@ fn failed(name: &DaemonName, what: &str, error: impl std::fmt::Display) -> Daemo
 impl LocalDaemons {
     /// `program` is qemu-storage-daemon, by path or by name; `dir` holds one folder per daemon.
     pub fn new(program: PathBuf, dir: PathBuf) -> Self {
-        LocalDaemons { program, dir, sound: OnceLock::new(), starting: Mutex::new(()) }
+        LocalDaemons { program, dir, sound: OnceLock::new(), turns: Mutex::default() }
     }
 
     /// The program's version; an error unless it is known to be sound.
@@ -81,6 +82,13 @@ impl LocalDaemons {
         }
         daemons.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(daemons)
+    }
+
+    fn turn(&self, name: &DaemonName) -> Arc<Mutex<()>> {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those that nobody holds or waits for have no other owner than the table.
+        turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        turns.entry(name.clone()).or_default().clone()
     }
 
     fn folder(&self, name: &DaemonName) -> PathBuf {
@@ -204,7 +212,8 @@ impl LocalDaemons {
 
 impl DaemonHost for LocalDaemons {
     fn start(&self, name: &DaemonName) -> Result<Daemon, DaemonError> {
-        let _one = self.starting.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = self.turn(name);
+        let _one = turn.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(daemon) = self.running(name) {
             return Ok(daemon);
         }
@@ -214,7 +223,8 @@ impl DaemonHost for LocalDaemons {
     }
 
     fn stop(&self, name: &DaemonName) -> Result<(), DaemonError> {
-        let _one = self.starting.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = self.turn(name);
+        let _one = turn.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(daemon) = self.running(name) {
             self.end(&daemon)?;
         }
