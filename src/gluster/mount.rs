@@ -33,7 +33,8 @@ pub enum MountError {
         /// Where.
         at: PathBuf,
         /// What mount(8) said.
-        source: ExecError,
+        #[snafu(source(from(ExecError, Box::new)))]
+        source: Box<ExecError>,
         /// The last errors in GlusterFS's own log.
         log: String,
     },

@@ -35,7 +35,8 @@ pub enum ShareError {
         /// As configured.
         share: Source,
         /// The step that failed.
-        source: MountError,
+        #[snafu(source(from(MountError, Box::new)))]
+        source: Box<MountError>,
     },
     /// Mounted, and then silent.
     #[snafu(display("share {share}: {source}: check its servers"))]
@@ -51,7 +52,8 @@ pub enum ShareError {
         /// As configured.
         share: Source,
         /// What is wrong.
-        source: IdentityError,
+        #[snafu(source(from(IdentityError, Box::new)))]
+        source: Box<IdentityError>,
     },
     /// Its options cannot be told.
     #[snafu(display("share {share}: {source}"))]

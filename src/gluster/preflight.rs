@@ -124,7 +124,7 @@ fn redundancy(graph: &[Translator], volume: &str) -> Vec<(String, String)> {
         None => set.children.len() < 3,
         Some(kind) => kind == "none",
     };
-    if sets.iter().any(|set| quorum_off(&set)) {
+    if sets.iter().any(quorum_off) {
         found.push((
             "cluster.quorum-type is none: both sides of a partition write".into(),
             format!("gluster volume set {volume} cluster.quorum-type auto"),
