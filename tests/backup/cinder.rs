@@ -78,7 +78,7 @@ async fn what_is_written_is_what_cinder_writes(
         let source = Arc::new(Bytes(data));
         let made = ours.create(source, &options, &Progress::default(), &Cancel::never()).await.unwrap();
         assert_eq!(made.full_because, None);
-        let mut same = |end: &str| {
+        let same = |end: &str| {
             let ours = std::fs::read_to_string(folder.path().join(format!("{}{end}", made.prefix))).unwrap();
             let theirs = std::fs::read_to_string(bucket.join(format!("{their_prefix}{end}"))).unwrap();
             let parsed: Value = serde_json::from_str(&ours).unwrap();

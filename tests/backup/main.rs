@@ -2,6 +2,8 @@
 //! the command line.
 
 mod cinder;
+mod cli;
+mod engine;
 mod s3_server;
 mod store;
 mod util;

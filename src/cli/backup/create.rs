@@ -1,13 +1,16 @@
 //! `strata backup create`.
 
+use super::snapshot::PinnedSource;
 use super::{RepositoryArgs, cancel_on_signals};
 use crate::backup::format::{Compression, VolumeMeta, ZoneName};
 use crate::backup::{Cancel, CreateOptions, CreateReport, ParentChoice, Progress, SnapshotSource};
 use crate::cli::exit::Failure;
 use crate::cli::output::{lines, with_bar};
 use crate::cli::size;
+use crate::gluster::Source;
 use crate::image::lock::{ImageLock, LockError};
 use crate::image::{ChainReader, Format, ImageRef};
+use crate::volume::SnapshotHandle;
 use clap::Args;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -23,14 +26,26 @@ pub(super) struct CreateArgs {
     pub repository: RepositoryArgs,
     /// Back up this image file. A qcow2 with a backing file is refused: flatten it first.
     #[arg(long, value_name = "FILE", requires = "format", requires = "volume_id")]
-    image: PathBuf,
+    image: Option<PathBuf>,
     /// The image's format; it is never guessed.
-    #[arg(long, value_parser = parse_format)]
+    #[arg(long, value_parser = parse_format, requires = "image")]
     format: Option<Format>,
     /// Whose backup it is: incremental backups are made on those of the same volume.
-    #[arg(long, value_name = "UUID")]
+    #[arg(long, value_name = "UUID", requires = "image")]
     volume_id: Option<Uuid>,
-    /// Make it on this backup: an id, latest or none [default: none].
+    /// Back up this snapshot: the handle that the driver answered with.
+    #[arg(
+        long,
+        value_name = "HANDLE",
+        requires = "share",
+        conflicts_with = "image",
+        required_unless_present = "image"
+    )]
+    snapshot: Option<SnapshotHandle>,
+    /// The share that the snapshot lies on: HOST:/VOLUME or dir:/PATH.
+    #[arg(long, value_name = "SHARE", requires = "snapshot")]
+    share: Option<Source>,
+    /// Make it on this backup: an id, latest or none [default: none with --image, latest with --snapshot].
     #[arg(long, value_name = "UUID|latest|none", value_parser = parse_parent)]
     parent: Option<ParentChoice>,
     /// zstd, zlib, bz2 or none.
@@ -94,14 +109,41 @@ impl CreateArgs {
 pub(super) async fn run(args: &CreateArgs) -> Result<CreateReport, Failure> {
     let engine = args.repository.engine()?;
     let cancel = cancel_on_signals()?;
-    let (Some(format), Some(volume)) = (args.format, args.volume_id) else {
-        return Err(Failure::usage("--image needs --format and --volume-id"));
-    };
-    let (source, _lock) = open_image(&args.image, format)?;
-    let name = args.image.file_name().unwrap_or_default().to_string_lossy();
-    let meta = volume_meta(volume, &name, source.size(), &args.availability_zone, BTreeMap::new());
-    let options = args.options(volume, ParentChoice::None, meta);
-    create(&engine, source, &options, &cancel).await
+    match (&args.image, args.format, args.volume_id, &args.snapshot, &args.share) {
+        (Some(image), Some(format), Some(volume), None, None) => {
+            let (source, _lock) = open_image(image, format)?;
+            let name = image.file_name().unwrap_or_default().to_string_lossy();
+            let meta = volume_meta(volume, &name, source.size(), &args.availability_zone, BTreeMap::new());
+            let options = args.options(volume, ParentChoice::None, meta);
+            create(&engine, source, &options, &cancel).await
+        }
+        (None, None, None, Some(handle), Some(share)) => {
+            let (handle, share) = (handle.clone(), share.clone());
+            let opened = tokio::task::spawn_blocking(move || PinnedSource::open(&handle, &share));
+            let source = Arc::new(opened.await.map_err(Failure::failed)??);
+            let options = snapshot_options(args, &source);
+            let done = create(&engine, Arc::clone(&source) as _, &options, &cancel).await;
+            // Unpinning and unmounting block, and are over before the command ends.
+            tokio::task::spawn_blocking(move || drop(source)).await.map_err(Failure::failed)?;
+            done
+        }
+        _ => Err(Failure::usage("give --image, --format and --volume-id, or --snapshot and --share")),
+    }
+}
+
+fn snapshot_options(args: &CreateArgs, source: &PinnedSource) -> CreateOptions {
+    let (volume, snapshot) = (source.volume(), source.snapshot());
+    let mut extra = BTreeMap::from([
+        ("strata.snapshot".to_owned(), snapshot.handle.to_string()),
+        ("strata.snapshot-name".to_owned(), snapshot.name.clone()),
+        ("strata.created-at".to_owned(), snapshot.created_at.to_string()),
+    ]);
+    for (key, value) in &volume.parameters {
+        extra.insert(format!("strata.parameter.{key}"), value.clone());
+    }
+    let id = snapshot.handle.volume.uuid();
+    let meta = volume_meta(id, &volume.name, source.size(), &args.availability_zone, extra);
+    args.options(id, ParentChoice::Latest, meta)
 }
 
 async fn create(

@@ -3,6 +3,7 @@
 mod create;
 mod inspect;
 mod restore;
+mod snapshot;
 
 use super::exit::Failure;
 use super::output::{self, Output};
