@@ -1,19 +1,23 @@
 //! The command line: parse, set up logging, hand over to one file per verb.
 
 mod backup;
+mod driver;
 mod exit;
 mod output;
 mod size;
+mod standalone;
+mod telemetry;
 
 use clap::{Parser, Subcommand};
-use std::io;
 use std::process::ExitCode;
-use tracing_subscriber::EnvFilter;
 
 /// Kubernetes volumes as disk images on GlusterFS, with snapshots and incremental backup.
 #[derive(Debug, Parser)]
 #[command(name = "strata", version, propagate_version = true)]
 struct Cli {
+    /// How log lines look. What is logged follows RUST_LOG.
+    #[arg(long, env = "STRATA_LOG_FORMAT", value_enum, default_value_t, global = true)]
+    log_format: telemetry::LogFormat,
     #[command(subcommand)]
     command: Command,
 }
@@ -22,14 +26,32 @@ struct Cli {
 enum Command {
     /// Back up, restore, list and delete backups.
     Backup(backup::BackupArgs),
+    /// CSI Identity and Controller.
+    Controller(driver::ControllerArgs),
+    /// CSI Identity and Node, and the agent that the controller asks.
+    Node(driver::NodeArgs),
+    /// Share mounts and storage daemons, which outlive the other roles.
+    Data(driver::DataArgs),
+    /// Data plane, controller and node on this machine, on one CSI socket.
+    Standalone(standalone::StandaloneArgs),
 }
 
 /// The whole program. Results go to the standard output, all else to the standard error.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = EnvFilter::try_from_env("STRATA_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
-    match cli.command {
-        Command::Backup(args) => backup::run(args),
+    telemetry::init(cli.log_format);
+    let done = match cli.command {
+        Command::Backup(args) => return backup::run(args),
+        Command::Controller(args) => args.run(),
+        Command::Node(args) => args.run(),
+        Command::Data(args) => args.run(),
+        Command::Standalone(args) => args.run(cli.log_format),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("strata: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

@@ -1,1 +1,20 @@
 //! The gRPC edge of CSI: decode, validate, guard, one domain call, response.
+
+mod call;
+mod capability;
+mod code;
+mod controller;
+mod identity;
+mod inflight;
+mod node;
+mod params;
+mod shares;
+mod snapshots;
+mod tidy;
+
+pub use call::Caller;
+pub use controller::ControllerService;
+pub use identity::IdentityService;
+pub use node::{NodeParts, NodeService};
+pub use shares::{OpenShare, ShareSpec, Shares};
+pub use tidy::Tidy;

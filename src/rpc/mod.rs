@@ -1,5 +1,12 @@
 //! The wire: code generated from `proto/`, and unix sockets that are private from the first instant.
 
+mod call;
+mod offload;
+pub mod uds;
+
+pub use call::{CallError, bounded};
+pub use offload::{chain, offload};
+
 /// CSI, spec 1.12.
 #[allow(missing_docs, clippy::all)]
 pub mod csi {

@@ -1,0 +1,113 @@
+//! Serves the controller's wishes on this node.
+
+use crate::gluster::ShareKey;
+use crate::rpc::agent::cut_volume_response::Outcome;
+use crate::rpc::agent::node_agent_server::NodeAgent;
+use crate::rpc::agent::{
+    CutVolumeRequest, CutVolumeResponse, ReleaseVolumeRequest, ReleaseVolumeResponse, VolumeStatusRequest,
+    VolumeStatusResponse,
+};
+use crate::rpc::{chain, offload};
+use crate::volume::{CutOrder, CutReport, Error, Staging, VolumeId};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+use tonic::{Request, Response, Status};
+
+/// Longer than any client waits: the client's deadline counts, this only ends a waiting task some day.
+const LIMIT: Duration = Duration::from_secs(1800);
+
+/// The NodeAgent service over this node's staged volumes.
+#[derive(Clone)]
+pub struct AgentService {
+    staging: Arc<Staging>,
+}
+
+impl AgentService {
+    /// Speaks for this node.
+    pub fn new(staging: Arc<Staging>) -> Self {
+        AgentService { staging }
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Staging) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Status> {
+        let staging = Arc::clone(&self.staging);
+        let late = || Status::deadline_exceeded("still at work");
+        // The one reader of these codes is our own client, which passes the words on.
+        let work = move || work(&staging).map_err(|error| Status::unknown(chain(&error)));
+        offload(LIMIT, late, work).await
+    }
+}
+
+fn parse<T: FromStr>(text: &str) -> Result<T, Status>
+where
+    T::Err: std::fmt::Display,
+{
+    text.parse().map_err(|error: T::Err| Status::invalid_argument(error.to_string()))
+}
+
+/// What comes from the controller names files inside the volume's folder, nothing else.
+fn file_name(text: String) -> Result<String, Status> {
+    let fine = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.' || c == '_';
+    if text.is_empty() || text.starts_with('.') || !text.chars().all(fine) {
+        return Err(Status::invalid_argument(format!("{text:?} is no plain file name")));
+    }
+    Ok(text)
+}
+
+#[tonic::async_trait]
+impl NodeAgent for AgentService {
+    async fn cut_volume(
+        &self,
+        request: Request<CutVolumeRequest>,
+    ) -> Result<Response<CutVolumeResponse>, Status> {
+        let request = request.into_inner();
+        let order = CutOrder {
+            share: parse(&request.share_key)?,
+            volume: parse(&request.volume_id)?,
+            epoch: request.epoch,
+            frozen_file: file_name(request.frozen_file)?,
+            overlay_file: file_name(request.overlay_file)?,
+        };
+        tracing::info!(volume = %order.volume, frozen = order.frozen_file, overlay = order.overlay_file, "cut");
+        let report = self.run(move |staging| staging.cut(&order)).await?;
+        let mut response = CutVolumeResponse::default();
+        match report {
+            CutReport::Switched { filesystem_consistent, pause } => {
+                response.set_outcome(Outcome::Switched);
+                response.filesystem_consistent = filesystem_consistent;
+                response.pause_microseconds = u64::try_from(pause.as_micros()).unwrap_or(u64::MAX);
+            }
+            CutReport::AlreadySwitched => response.set_outcome(Outcome::AlreadySwitched),
+            CutReport::NotOpen => response.set_outcome(Outcome::NotOpen),
+        }
+        Ok(Response::new(response))
+    }
+
+    async fn volume_status(
+        &self,
+        request: Request<VolumeStatusRequest>,
+    ) -> Result<Response<VolumeStatusResponse>, Status> {
+        let request = request.into_inner();
+        let (share, volume): (ShareKey, VolumeId) = (parse(&request.share_key)?, parse(&request.volume_id)?);
+        let epoch = request.epoch;
+        let open = self.run(move |staging| staging.status(&share, volume, epoch)).await?;
+        Ok(Response::new(VolumeStatusResponse {
+            open: open.is_some(),
+            active_file: open.map(|image| image.active_file).unwrap_or_default(),
+        }))
+    }
+
+    async fn release_volume(
+        &self,
+        request: Request<ReleaseVolumeRequest>,
+    ) -> Result<Response<ReleaseVolumeResponse>, Status> {
+        let request = request.into_inner();
+        let (share, volume): (ShareKey, VolumeId) = (parse(&request.share_key)?, parse(&request.volume_id)?);
+        tracing::info!(%share, %volume, "release");
+        self.run(move |staging| staging.release(&share, volume)).await?;
+        Ok(Response::new(ReleaseVolumeResponse {}))
+    }
+}

@@ -1,0 +1,68 @@
+//! `strata controller`: CSI Identity and Controller.
+
+use super::args::{DRIVER, DataSocketArg, QemuImgArg, ShareArgs};
+use super::parts::{DataShares, look_after, sweep_regularly, tools};
+use super::{runtime, serve, stop_signal};
+use crate::agent::CUT_LIMIT;
+use crate::csi::{ControllerService, IdentityService, Shares, Tidy};
+use crate::data::DataClient;
+use crate::rpc::csi::controller_server::ControllerServer;
+use crate::rpc::csi::identity_server::IdentityServer;
+use crate::rpc::uds;
+use anyhow::Result;
+use clap::Args;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tonic::transport::Server;
+
+/// Serves CSI Identity and Controller. Any number may run: they meet at the locks on the share.
+#[derive(Debug, Args)]
+pub struct ControllerArgs {
+    /// Where to listen.
+    #[arg(long, env = "STRATA_CSI_SOCKET", value_name = "PATH", default_value = "/csi/csi.sock")]
+    socket: PathBuf,
+    #[command(flatten)]
+    data: DataSocketArg,
+    #[command(flatten)]
+    shares: ShareArgs,
+    /// The driver's name.
+    #[arg(long, env = "STRATA_DRIVER_NAME", default_value = DRIVER)]
+    driver_name: String,
+    /// Seconds that a snapshot of an attached volume may take on its node.
+    #[arg(long, env = "STRATA_CUT_TIMEOUT", value_name = "SECONDS", default_value_t = CUT_LIMIT.as_secs())]
+    cut_timeout: u64,
+    #[command(flatten)]
+    qemu: QemuImgArg,
+}
+
+impl ControllerArgs {
+    /// Serves until told to stop.
+    pub fn run(self) -> Result<()> {
+        let specs = self.shares.specs()?;
+        let runtime = runtime()?;
+        let served = runtime.block_on(async {
+            let data = DataClient::new(&self.data.data_socket)?;
+            let tools = tools(&data, self.qemu.qemu_img, Duration::from_secs(self.cut_timeout));
+            let shares = Arc::new(Shares::new(specs, Arc::new(DataShares::new(data)), tools));
+            look_after(Arc::clone(&shares), |_| ()).await;
+            let tidy = Tidy::new(Handle::current());
+            let listener = uds::bind(&self.socket)?;
+            sweep_regularly(Arc::clone(&shares), tidy.clone());
+            let router = Server::builder()
+                .add_service(IdentityServer::new(IdentityService::new(self.driver_name)))
+                .add_service(ControllerServer::new(ControllerService::new(shares, tidy)));
+            tracing::info!(socket = %self.socket.display(), "controller serves");
+            let stop = async {
+                if let Err(error) = stop_signal().await {
+                    tracing::error!(%error, "stopping");
+                }
+            };
+            serve(router, listener, stop).await
+        });
+        // Background work that is cut off is journaled, and taken up by the next controller.
+        runtime.shutdown_timeout(super::STOP_LIMIT);
+        served
+    }
+}

@@ -1,0 +1,14 @@
+//! The driver's roles: each a process of its own.
+
+pub mod args;
+mod controller;
+mod data;
+mod node;
+mod parts;
+mod serve;
+
+pub use controller::ControllerArgs;
+pub use data::{DataArgs, LOCK as DATA_LOCK};
+pub use node::NodeArgs;
+pub(super) use parts::{backend, private_dir, self_test_dir, staging, tools};
+pub(super) use serve::{STOP_LIMIT, runtime, serve, stop_signal};

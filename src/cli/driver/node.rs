@@ -1,0 +1,127 @@
+//! `strata node`: CSI Identity and Node, and the agent that the controller asks.
+
+use super::args::{DRIVER, DataSocketArg, QemuImgArg, ShareArgs};
+use super::parts::{DataShares, look_after, staging, tools};
+use super::{backend, private_dir, runtime, self_test_dir, serve, stop_signal};
+use crate::agent::{AgentService, CUT_LIMIT};
+use crate::attach::selftest;
+use crate::csi::{IdentityService, NodeParts, NodeService, Shares};
+use crate::data::{DataClient, RemoteDaemons};
+use crate::image::QemuImg;
+use crate::rpc::agent::node_agent_server::NodeAgentServer;
+use crate::rpc::csi::identity_server::IdentityServer;
+use crate::rpc::csi::node_server::NodeServer;
+use crate::rpc::uds;
+use crate::volume::{NodeId, NodeRecord};
+use anyhow::{Context, Result};
+use clap::Args;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tonic::transport::Server;
+
+/// Serves CSI Identity and Node, and the node agent.
+#[derive(Debug, Args)]
+pub struct NodeArgs {
+    /// Where to listen.
+    #[arg(long, env = "STRATA_CSI_SOCKET", value_name = "PATH", default_value = "/csi/csi.sock")]
+    socket: PathBuf,
+    /// Where the agent listens; the controller finds it through the share.
+    #[arg(long, env = "STRATA_AGENT_SOCKET", value_name = "PATH", default_value = "/run/strata/agent.sock")]
+    agent_socket: PathBuf,
+    /// This node's name.
+    #[arg(long, env = "STRATA_NODE_ID", value_name = "NAME")]
+    node_id: NodeId,
+    #[command(flatten)]
+    data: DataSocketArg,
+    /// What this node knows of its staged volumes.
+    #[arg(long, env = "STRATA_NODE_DIR", default_value = "/var/lib/strata/node")]
+    dir: PathBuf,
+    #[command(flatten)]
+    shares: ShareArgs,
+    /// The driver's name.
+    #[arg(long, env = "STRATA_DRIVER_NAME", default_value = DRIVER)]
+    driver_name: String,
+    #[command(flatten)]
+    qemu: QemuImgArg,
+}
+
+impl NodeArgs {
+    /// Serves until told to stop.
+    pub fn run(self) -> Result<()> {
+        let specs = self.shares.specs()?;
+        private_dir(&self.dir)?;
+        let agent_socket = std::path::absolute(&self.agent_socket).context("--agent-socket")?;
+        let runtime = runtime()?;
+        let served = runtime.block_on(async {
+            let data = DataClient::new(&self.data.data_socket)?;
+            let tools = tools(&data, self.qemu.qemu_img.clone(), CUT_LIMIT);
+            let shares = Arc::new(Shares::new(specs, Arc::new(DataShares::new(data.clone())), tools));
+            let staging = Arc::new(staging(self.node_id.clone(), &self.dir, &data));
+            // Before anything else looks at a mount: a node that was killed between freeze and thaw left it frozen.
+            let leftovers = Arc::clone(&staging);
+            if let Err(error) = tokio::task::spawn_blocking(move || leftovers.thaw_leftovers()).await? {
+                tracing::error!(%error, "filesystems that an earlier process left frozen may still be so");
+            }
+            // The agent answers before the node registers: who finds the address can use it.
+            let agent = uds::bind(&agent_socket)?;
+            let (node, address) = (self.node_id.clone(), format!("unix://{}", agent_socket.display()));
+            let agent_stop = watch::Sender::new(false);
+            let agent_router =
+                Server::builder().add_service(NodeAgentServer::new(AgentService::new(Arc::clone(&staging))));
+            let mut told = agent_stop.subscribe();
+            let agent_server = tokio::spawn(serve(agent_router, agent, async move {
+                let _ = told.wait_for(|stop| *stop).await;
+            }));
+            look_after(Arc::clone(&shares), move |open| {
+                for volumes in open {
+                    let record = NodeRecord::now(node.clone(), address.clone());
+                    if let Err(error) = volumes.register_node(&record) {
+                        tracing::error!(share = %volumes.share().source, %error, "the node is not registered");
+                    }
+                }
+            })
+            .await;
+            let verdict = self.self_test(&data);
+            let listener = uds::bind(&self.socket)?;
+            let parts = NodeParts { node: self.node_id.clone(), staging, shares, verdict };
+            let router = Server::builder()
+                .add_service(IdentityServer::new(IdentityService::new(self.driver_name.clone())))
+                .add_service(NodeServer::new(NodeService::new(parts)));
+            tracing::info!(socket = %self.socket.display(), node = %self.node_id, "node serves");
+            let stop_on_signal = async {
+                if let Err(error) = stop_signal().await {
+                    tracing::error!(%error, "stopping");
+                }
+                agent_stop.send_replace(true);
+            };
+            serve(router, listener, stop_on_signal).await?;
+            agent_server.await.context("the agent's server broke off")?
+        });
+        runtime.shutdown_timeout(super::STOP_LIMIT);
+        served
+    }
+
+    /// Starts the test of the data path; volumes are staged once it has passed.
+    fn self_test(&self, data: &DataClient) -> watch::Receiver<Option<Result<(), String>>> {
+        let daemons = RemoteDaemons::new(data.clone(), Handle::current());
+        let qemu_img = QemuImg::new(self.qemu.qemu_img.clone());
+        let scratch = self_test_dir(&self.dir);
+        let (tell, verdict) = watch::channel(None);
+        tokio::task::spawn_blocking(move || {
+            let outcome = selftest::run(&daemons, &backend(), &qemu_img, &scratch);
+            match &outcome {
+                Ok(report) => tracing::info!(
+                    mib = report.bytes >> 20,
+                    took_ms = report.took.as_millis(),
+                    "the data path keeps what is written to it"
+                ),
+                Err(error) => tracing::error!(%error, "no volume is staged on this node"),
+            }
+            // The receiver lives as long as the process.
+            let _ = tell.send(Some(outcome.map(drop).map_err(|error| error.to_string())));
+        });
+        verdict
+    }
+}

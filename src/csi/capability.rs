@@ -1,0 +1,124 @@
+//! How a volume may be used.
+
+use crate::host::mount::FsType;
+use crate::rpc::csi::VolumeCapability;
+use crate::rpc::csi::volume_capability::AccessType;
+use crate::rpc::csi::volume_capability::access_mode::Mode;
+use crate::volume::Access;
+use tonic::Status;
+
+/// What an unset fs_type means.
+const DEFAULT_FS: FsType = FsType::Ext4;
+
+/// Reads one capability; the error says what is not offered, and why.
+fn read(capability: &VolumeCapability) -> Result<Access, String> {
+    let mode = capability.access_mode.ok_or("a volume capability without an access mode")?.mode();
+    match mode {
+        Mode::SingleNodeWriter => {}
+        Mode::Unknown => return Err("a volume capability with an unknown access mode".to_owned()),
+        Mode::MultiNodeSingleWriter | Mode::MultiNodeMultiWriter => {
+            return Err(format!(
+                "access mode {} is not possible: a volume is a disk image, which one node at a time may write to",
+                mode.as_str_name()
+            ));
+        }
+        Mode::SingleNodeReaderOnly | Mode::MultiNodeReaderOnly => {
+            return Err(format!(
+                "access mode {} is not offered: volumes are attached for writing",
+                mode.as_str_name()
+            ));
+        }
+        Mode::SingleNodeSingleWriter | Mode::SingleNodeMultiWriter => {
+            return Err(format!("access mode {} is not offered: use SINGLE_NODE_WRITER", mode.as_str_name()));
+        }
+    }
+    match &capability.access_type {
+        None => Err("a volume capability with neither block nor mount".to_owned()),
+        Some(AccessType::Block(_)) => Ok(Access::Block),
+        Some(AccessType::Mount(mount)) => {
+            if !mount.volume_mount_group.is_empty() {
+                return Err("volume_mount_group is not offered: let the kubelet apply the fsGroup".to_owned());
+            }
+            let fs = match mount.fs_type.as_str() {
+                "" => DEFAULT_FS,
+                name => name.parse().map_err(|error| format!("{error}"))?,
+            };
+            Ok(Access::Mount { fs, flags: mount.mount_flags.clone() })
+        }
+    }
+}
+
+/// The one capability of a call on a node or of an attachment.
+pub(super) fn one(capability: Option<&VolumeCapability>) -> Result<Access, Status> {
+    let capability = capability.ok_or_else(|| Status::invalid_argument("a volume capability is missing"))?;
+    read(capability).map_err(Status::invalid_argument)
+}
+
+/// The capabilities that a volume is to have all together.
+pub(super) fn all(capabilities: &[VolumeCapability]) -> Result<(), Status> {
+    if capabilities.is_empty() {
+        return Err(Status::invalid_argument("volume capabilities are missing"));
+    }
+    unoffered(capabilities).map_or(Ok(()), |reason| Err(Status::invalid_argument(reason)))
+}
+
+/// Why these capabilities cannot be had, if so.
+pub(super) fn unoffered(capabilities: &[VolumeCapability]) -> Option<String> {
+    capabilities.iter().find_map(|capability| read(capability).err())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rpc::csi::volume_capability::{AccessMode, BlockVolume, MountVolume};
+    use rstest::rstest;
+    use tonic::Code;
+
+    fn capability(mode: Mode, access: AccessType) -> VolumeCapability {
+        VolumeCapability { access_mode: Some(AccessMode { mode: mode.into() }), access_type: Some(access) }
+    }
+
+    fn mount(fs: &str) -> AccessType {
+        AccessType::Mount(MountVolume {
+            fs_type: fs.to_owned(),
+            mount_flags: vec!["noatime".to_owned()],
+            volume_mount_group: String::new(),
+        })
+    }
+
+    /// K2, K3 as far as this driver goes.
+    #[rstest]
+    #[case("", FsType::Ext4)]
+    #[case("ext4", FsType::Ext4)]
+    #[case("xfs", FsType::Xfs)]
+    fn a_filesystem_is_offered(#[case] name: &str, #[case] fs: FsType) {
+        let access = one(Some(&capability(Mode::SingleNodeWriter, mount(name)))).unwrap();
+        assert_eq!(access, Access::Mount { fs, flags: vec!["noatime".to_owned()] });
+    }
+
+    #[test]
+    fn a_raw_block_device_is_offered() {
+        let block = AccessType::Block(BlockVolume {});
+        assert_eq!(one(Some(&capability(Mode::SingleNodeWriter, block))).unwrap(), Access::Block);
+    }
+
+    #[rstest]
+    #[case(Mode::MultiNodeMultiWriter, "one node")]
+    #[case(Mode::MultiNodeSingleWriter, "one node")]
+    #[case(Mode::MultiNodeReaderOnly, "for writing")]
+    #[case(Mode::SingleNodeReaderOnly, "for writing")]
+    #[case(Mode::Unknown, "unknown")]
+    fn other_modes_are_refused_with_the_reason(#[case] mode: Mode, #[case] reason: &str) {
+        let status = one(Some(&capability(mode, mount("")))).unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert!(status.message().contains(reason), "{}", status.message());
+    }
+
+    #[test]
+    fn what_is_missing_or_unknown_is_refused() {
+        assert!(one(None).is_err());
+        assert!(one(Some(&VolumeCapability::default())).is_err());
+        assert!(one(Some(&capability(Mode::SingleNodeWriter, mount("ntfs")))).is_err());
+        assert!(all(&[]).is_err());
+    }
+}

@@ -1,0 +1,135 @@
+//! Which gRPC code each error of the domain becomes, and why.
+//!
+//! Sidecars act on codes. ABORTED, UNAVAILABLE and DEADLINE_EXCEEDED mean "perhaps still running": they
+//! keep the claim and ask again. All others, INTERNAL among them, mean "certainly not running": they may
+//! give up and let go of what they hold. So a code of the first kind stands only where something may run.
+
+use crate::image::lock::LockError;
+use crate::qsd::DaemonError;
+use crate::rpc::chain;
+use crate::volume::Error;
+use std::io::ErrorKind;
+use tonic::{Code, Status};
+
+/// The code of an error.
+pub(super) fn code(error: &Error) -> Code {
+    match error {
+        Error::VolumeNotFound { .. } | Error::SnapshotNotFound { .. } => Code::NotFound,
+        // All shares that were given are mounted (else Shares answers UNAVAILABLE), and none has that key.
+        Error::ShareNotFound { .. } => Code::NotFound,
+        // CSI: ControllerPublishVolume, "node does not exist".
+        Error::NodeNotFound { .. } => Code::NotFound,
+        Error::NameTaken { .. } => Code::AlreadyExists,
+        // Another call works on it, and this one was not begun; asked again it will be.
+        Error::Busy { .. } | Error::Pending { .. } => Code::Aborted,
+        // Whoever took the lock meanwhile finishes or finds what was begun here.
+        Error::Fenced { .. } => Code::Aborted,
+        // CSI: "volume published to another node"; an operator or the scheduler has to act first.
+        Error::AttachedElsewhere { .. } | Error::NotPublished { .. } | Error::Precondition { .. } => {
+            Code::FailedPrecondition
+        }
+        Error::ImageInUse { .. } | Error::ImageLock { source: LockError::Held { .. } } => {
+            Code::FailedPrecondition
+        }
+        // Until a person has run the repair no retry helps, and nothing may be undone meanwhile.
+        Error::DamagedRecord { .. } | Error::ImageHeader { .. } => Code::FailedPrecondition,
+        // What the node did is unknown: it may be at work.
+        Error::NodeUnreachable { .. } => Code::Unavailable,
+        Error::NoRoom { .. } => Code::ResourceExhausted,
+        Error::NoShare => Code::Unavailable,
+        Error::OutOfRange { .. } => Code::OutOfRange,
+        Error::Invalid { .. } => Code::InvalidArgument,
+        Error::Io { source, .. } => of_io(source.kind()),
+        Error::File { source } => of_io(source.kind()),
+        // The data plane is being replaced, or is at work on what was asked.
+        Error::Daemon { source: DaemonError::Unreachable { .. } } => Code::Unavailable,
+        // An unsound QEMU: the message says which version is needed.
+        Error::Daemon { source: DaemonError::Unusable { .. } } => Code::FailedPrecondition,
+        Error::Daemon { source: DaemonError::Process { .. } } => Code::Internal,
+        // These steps have ended, and what was begun before them is journaled or undone.
+        Error::ImageLock { .. }
+        | Error::QemuImg { .. }
+        | Error::Qmp { .. }
+        | Error::Command { .. }
+        | Error::Attach { .. }
+        | Error::Mount { .. }
+        | Error::Mkfs { .. }
+        | Error::Freeze { .. } => Code::Internal,
+    }
+}
+
+fn of_io(kind: ErrorKind) -> Code {
+    match kind {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Code::ResourceExhausted,
+        // A share that lost its servers: it comes back, or is mounted again.
+        ErrorKind::NotConnected | ErrorKind::StaleNetworkFileHandle | ErrorKind::TimedOut => {
+            Code::Unavailable
+        }
+        _ => Code::Internal,
+    }
+}
+
+impl From<Error> for Status {
+    /// The message is the whole chain of causes.
+    fn from(error: Error) -> Status {
+        Status::new(code(&error), chain(&error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::volume::{AgentError, NodeId, SnapshotId, VolumeId};
+    use rstest::rstest;
+    use std::io;
+
+    fn volume() -> VolumeId {
+        VolumeId::from_name("v")
+    }
+
+    fn node() -> NodeId {
+        "n1".parse().unwrap()
+    }
+
+    fn text() -> String {
+        "words".to_owned()
+    }
+
+    fn errno(code: i32) -> Error {
+        Error::Io { doing: "read", path: "/x".into(), source: io::Error::from_raw_os_error(code) }
+    }
+
+    #[rstest]
+    #[case(Error::VolumeNotFound { volume: volume() }, Code::NotFound)]
+    #[case(Error::SnapshotNotFound { volume: volume(), snapshot: SnapshotId::from_name("s") }, Code::NotFound)]
+    #[case(Error::ShareNotFound { share: text() }, Code::NotFound)]
+    #[case(Error::NodeNotFound { node: node() }, Code::NotFound)]
+    #[case(Error::NameTaken { name: text(), difference: text() }, Code::AlreadyExists)]
+    #[case(Error::Busy { volume: volume() }, Code::Aborted)]
+    #[case(Error::Pending { volume: volume(), doing: text() }, Code::Aborted)]
+    #[case(Error::Fenced { volume: volume(), reason: text() }, Code::Aborted)]
+    #[case(Error::AttachedElsewhere { volume: volume(), node: node() }, Code::FailedPrecondition)]
+    #[case(Error::NotPublished { volume: volume(), node: node() }, Code::FailedPrecondition)]
+    #[case(Error::Precondition { volume: volume(), reason: text() }, Code::FailedPrecondition)]
+    #[case(Error::ImageInUse { file: "/x".into() }, Code::FailedPrecondition)]
+    #[case(Error::DamagedRecord { volume: volume(), reason: text() }, Code::FailedPrecondition)]
+    #[case(Error::NodeUnreachable { volume: volume(), node: node(), source: AgentError::Unreachable { reason: text() } }, Code::Unavailable)]
+    #[case(Error::NoRoom { needed: 2, free: 1 }, Code::ResourceExhausted)]
+    #[case(Error::NoShare, Code::Unavailable)]
+    #[case(Error::OutOfRange { reason: text() }, Code::OutOfRange)]
+    #[case(Error::Invalid { reason: text() }, Code::InvalidArgument)]
+    #[case(errno(libc::ENOSPC), Code::ResourceExhausted)]
+    #[case(errno(libc::EDQUOT), Code::ResourceExhausted)]
+    #[case(errno(libc::ENOTCONN), Code::Unavailable)]
+    #[case(errno(libc::ESTALE), Code::Unavailable)]
+    #[case(errno(libc::EIO), Code::Internal)]
+    #[case(Error::Daemon { source: DaemonError::Unreachable { reason: text() } }, Code::Unavailable)]
+    #[case(Error::Daemon { source: DaemonError::Unusable { reason: text() } }, Code::FailedPrecondition)]
+    #[case(Error::Daemon { source: DaemonError::Process { name: "n".parse().unwrap(), reason: text() } }, Code::Internal)]
+    fn each_error_has_its_code(#[case] error: Error, #[case] expected: Code) {
+        let said = error.to_string();
+        let status = Status::from(error);
+        assert_eq!(status.code(), expected);
+        assert!(status.message().contains(&said));
+    }
+}

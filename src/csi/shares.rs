@@ -1,0 +1,181 @@
+//! The shares of this process: which are open, which are not and why.
+
+use crate::gluster::{Share, ShareKey, Source};
+use crate::volume::{Error, Room, Tools, VolumeId, VolumeKind, Volumes};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tonic::Status;
+
+/// Of a thinly made volume, what its first metadata and writes take.
+const THIN_START: u64 = 64 << 20;
+
+/// A share as configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShareSpec {
+    /// Where it comes from.
+    pub source: Source,
+    /// Mount options beyond those that safety demands.
+    pub options: Vec<String>,
+}
+
+/// Makes shares ready; blocking. The error is for a person.
+pub trait OpenShare: Send + Sync {
+    /// Mounts and proves a share. Done already: the same answer, once it was seen to be alive.
+    fn open(&self, spec: &ShareSpec) -> Result<Share, String>;
+}
+
+/// The shares that this process was given.
+pub struct Shares {
+    specs: Vec<ShareSpec>,
+    opener: Arc<dyn OpenShare>,
+    tools: Tools,
+    state: Mutex<BTreeMap<String, Slot>>,
+}
+
+/// What became of one source.
+enum Slot {
+    Open(Volumes),
+    Failed(String),
+}
+
+impl Shares {
+    /// None is open yet: see [`Shares::refresh`].
+    pub fn new(specs: Vec<ShareSpec>, opener: Arc<dyn OpenShare>, tools: Tools) -> Self {
+        Shares { specs, opener, tools, state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, BTreeMap<String, Slot>> {
+        // Changed by whole inserts only.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens what is not open, looks whether the others are still alive, and answers what was opened now.
+    /// One that fails is reported, and does not stop the others (G1). Blocking.
+    pub fn refresh(&self) -> Vec<Volumes> {
+        let mut opened = Vec::new();
+        for spec in &self.specs {
+            let name = spec.source.to_string();
+            let result = self.opener.open(spec);
+            let mut state = self.state();
+            match (result, state.get(&name)) {
+                (Ok(share), Some(Slot::Open(known)))
+                    if known.share().key == share.key && known.share().root == share.root => {}
+                (Ok(share), _) => {
+                    tracing::info!(share = name, key = %share.key, "share is open");
+                    let volumes = Volumes::new(share, self.tools.clone());
+                    opened.push(volumes.clone());
+                    state.insert(name, Slot::Open(volumes));
+                }
+                (Err(reason), known) => {
+                    if !matches!(known, Some(Slot::Failed(before)) if *before == reason) {
+                        tracing::error!(share = name, reason, "share is not usable");
+                    }
+                    state.insert(name, Slot::Failed(reason));
+                }
+            }
+        }
+        opened
+    }
+
+    /// The open shares; two sources with one key are one share.
+    pub fn open(&self) -> Vec<Volumes> {
+        let mut by_key = BTreeMap::new();
+        for slot in self.state().values() {
+            if let Slot::Open(volumes) = slot {
+                by_key.entry(volumes.share().key.clone()).or_insert_with(|| volumes.clone());
+            }
+        }
+        by_key.into_values().collect()
+    }
+
+    /// Why not all shares are open.
+    fn missing(&self) -> Option<String> {
+        let state = self.state();
+        let reasons: Vec<String> = self
+            .specs
+            .iter()
+            .filter_map(|spec| match state.get(&spec.source.to_string()) {
+                Some(Slot::Open(_)) => None,
+                Some(Slot::Failed(reason)) => Some(format!("{}: {reason}", spec.source)),
+                None => Some(format!("{}: it is still being mounted", spec.source)),
+            })
+            .collect();
+        (!reasons.is_empty()).then(|| reasons.join("; "))
+    }
+
+    /// The volumes of the share with that key. Unknown while a share is away: perhaps that one has it.
+    pub(super) fn get(&self, key: &ShareKey) -> Result<Volumes, Status> {
+        let found = self.open().into_iter().find(|volumes| volumes.share().key == *key);
+        found.ok_or_else(|| match self.missing() {
+            Some(missing) => Status::unavailable(format!("share {key} is not usable now ({missing})")),
+            None => Error::ShareNotFound { share: key.to_string() }.into(),
+        })
+    }
+
+    /// All shares; an error when one is away, so that a listing is never silently short.
+    pub(super) fn all(&self) -> Result<Vec<Volumes>, Status> {
+        match self.missing() {
+            Some(missing) => Err(Status::unavailable(format!("not all shares are usable now ({missing})"))),
+            None => Ok(self.open()),
+        }
+    }
+
+    /// The share for a new volume (G3): the one that has it already, else the one that its class names,
+    /// else the one with the most room.
+    pub(super) fn choose(
+        &self,
+        name: &str,
+        wanted: Option<&str>,
+        kind: VolumeKind,
+        size: u64,
+    ) -> Result<Volumes, Status> {
+        if let Some(wanted) = wanted {
+            return self.named(wanted);
+        }
+        let open = self.open();
+        if open.is_empty() {
+            return Err(match self.missing() {
+                Some(missing) => Status::unavailable(format!("no share is mounted ({missing})")),
+                None => Error::NoShare.into(),
+            });
+        }
+        let id = VolumeId::from_name(name);
+        for volumes in &open {
+            match volumes.get(id) {
+                Ok(_) => return Ok(volumes.clone()),
+                Err(Error::VolumeNotFound { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let mut roomiest: Option<(u64, Volumes)> = None;
+        for volumes in open {
+            let Room { free, .. } = volumes.room()?;
+            if roomiest.as_ref().is_none_or(|(most, _)| free > *most) {
+                roomiest = Some((free, volumes));
+            }
+        }
+        let Some((free, volumes)) = roomiest else { return Err(Error::NoShare.into()) };
+        let needed = if kind == VolumeKind::RawFull { size } else { THIN_START };
+        if free < needed {
+            return Err(Error::NoRoom { needed, free }.into());
+        }
+        Ok(volumes)
+    }
+
+    fn named(&self, wanted: &str) -> Result<Volumes, Status> {
+        let matches = |volumes: &Volumes| {
+            volumes.share().key.as_str() == wanted || volumes.share().source.to_string() == wanted
+        };
+        if let Some(volumes) = self.open().into_iter().find(matches) {
+            return Ok(volumes);
+        }
+        match self.missing() {
+            Some(missing) => {
+                Err(Status::unavailable(format!("share {wanted} is not usable now ({missing})")))
+            }
+            None => Err(Status::invalid_argument(format!(
+                "the StorageClass names the share {wanted:?}, which is none of this driver's shares"
+            ))),
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Background work on volumes: merges and sweeps, a few at a time, one per volume.
+
+use super::shares::Shares;
+use crate::volume::{Error, VolumeHandle, VolumeId, Volumes};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+
+/// A merge is mostly waiting for the share: more of them at a time would only slow the pods down.
+const AT_A_TIME: usize = 2;
+/// A volume that is busy is looked at again after this long, this many times; then the next round counts.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+const RETRIES: usize = 12;
+
+/// Runs [`Volumes::tidy`] where it is due.
+#[derive(Clone)]
+pub struct Tidy {
+    runtime: Handle,
+    permits: Arc<Semaphore>,
+    /// Value: asked again meanwhile.
+    running: Arc<Mutex<BTreeMap<VolumeHandle, bool>>>,
+}
+
+impl Tidy {
+    /// `runtime` lends the threads.
+    pub fn new(runtime: Handle) -> Self {
+        Tidy { runtime, permits: Arc::new(Semaphore::new(AT_A_TIME)), running: Arc::default() }
+    }
+
+    /// Tidies a volume soon. Under way already: once more afterwards.
+    pub fn request(&self, volumes: &Volumes, volume: VolumeId) {
+        let handle = volumes.handle(volume);
+        {
+            let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(again) = running.get_mut(&handle) {
+                *again = true;
+                return;
+            }
+            running.insert(handle.clone(), false);
+        }
+        let (this, volumes) = (self.clone(), volumes.clone());
+        self.runtime.spawn(async move {
+            loop {
+                this.tidy(&volumes, volume, &handle).await;
+                let mut running = this.running.lock().unwrap_or_else(PoisonError::into_inner);
+                match running.get_mut(&handle) {
+                    Some(again) if *again => *again = false,
+                    _ => {
+                        running.remove(&handle);
+                        break;
+                    }
+                }
+            }
+        });
+    }
+
+    async fn tidy(&self, volumes: &Volumes, volume: VolumeId, handle: &VolumeHandle) {
+        for _ in 0..RETRIES {
+            let Ok(permit) = self.permits.acquire().await else { return };
+            let work = volumes.clone();
+            let tidied = tokio::task::spawn_blocking(move || work.tidy(volume)).await;
+            drop(permit);
+            match tidied {
+                Ok(Ok(())) => return,
+                Ok(Err(error @ (Error::Busy { .. } | Error::Pending { .. }))) => {
+                    tracing::debug!(volume = %handle, %error, "background work waits");
+                }
+                Ok(Err(error)) => {
+                    tracing::warn!(volume = %handle, %error, "background work failed; it will be tried again");
+                    return;
+                }
+                Err(error) => {
+                    tracing::error!(volume = %handle, %error, "background work broke off");
+                    return;
+                }
+            }
+            tokio::time::sleep(RETRY_AFTER).await;
+        }
+    }
+
+    /// Asks for every volume of every open share that has work due. Blocking.
+    pub fn sweep(&self, shares: &Shares) {
+        for volumes in shares.open() {
+            match volumes.volumes_to_tidy() {
+                Ok(due) => due.into_iter().for_each(|volume| self.request(&volumes, volume)),
+                Err(error) => {
+                    tracing::warn!(share = %volumes.share().source, %error, "volumes cannot be listed");
+                }
+            }
+        }
+    }
+}

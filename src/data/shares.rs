@@ -1,0 +1,287 @@
+//! The shares that this data plane has mounted, and the list that tells its successor about them.
+
+use crate::gluster::{self, MountOption, Share, ShareKey, Source};
+use crate::host::deadline::within;
+use crate::host::fsio;
+use serde::{Deserialize, Serialize};
+use snafu::{ResultExt, Snafu, ensure};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long a caller waits for another one that is busy with the same source: a mount, its preflight and
+/// its test take that long at most.
+const TURN: Duration = Duration::from_secs(150);
+/// A live share answers in milliseconds; while its servers fail over, after some ping timeouts.
+const ALIVE: Duration = Duration::from_secs(20);
+
+/// Why a share was not mounted or unmounted.
+#[derive(Debug, Snafu)]
+pub enum SharesError {
+    /// Not usable.
+    #[snafu(display("{source}"))]
+    Open {
+        /// Cause.
+        source: gluster::ShareError,
+    },
+    /// An option that is refused.
+    #[snafu(display("{source}"))]
+    Option {
+        /// Cause.
+        source: gluster::InvalidOption,
+    },
+    /// Another caller mounts or unmounts it.
+    #[snafu(display("share {share} is being mounted or unmounted by another call; ask again"))]
+    Busy {
+        /// Which.
+        share: Source,
+    },
+    /// Images on it are open.
+    #[snafu(display("share {share} is in use: process {pid} has files of it open"))]
+    InUse {
+        /// Which.
+        share: Source,
+        /// Whose.
+        pid: u32,
+    },
+    /// The list of shares.
+    #[snafu(display("{source}"))]
+    List {
+        /// Cause.
+        source: fsio::FsError,
+    },
+}
+
+/// One entry of the list on this node's disk.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wanted {
+    source: String,
+    options: Vec<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct List {
+    schema: u32,
+    shares: Vec<Wanted>,
+}
+
+#[derive(Default)]
+struct State {
+    open: BTreeMap<String, (Share, Vec<String>)>,
+    options: BTreeMap<String, Vec<String>>,
+    busy: Vec<String>,
+}
+
+/// The shares of this node.
+pub struct MountedShares {
+    dir: PathBuf,
+    state: Mutex<State>,
+    turns: Condvar,
+}
+
+/// The right to work on one source; gives itself back.
+struct Turn<'a> {
+    shares: &'a MountedShares,
+    source: String,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.shares.locked().busy.retain(|other| *other != self.source);
+        self.shares.turns.notify_all();
+    }
+}
+
+impl MountedShares {
+    /// Mounts go below `dir`, and so does the list.
+    pub fn new(dir: &Path) -> Self {
+        MountedShares { dir: dir.to_owned(), state: Mutex::default(), turns: Condvar::new() }
+    }
+
+    fn locked(&self) -> MutexGuard<'_, State> {
+        // Every change of the state is one insert or remove: a panic elsewhere leaves nothing half done.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn turn(&self, source: &Source) -> Result<Turn<'_>, SharesError> {
+        let name = source.to_string();
+        let deadline = Instant::now() + TURN;
+        let mut state = self.locked();
+        while state.busy.contains(&name) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            ensure!(!left.is_zero(), BusySnafu { share: source.clone() });
+            state = self.turns.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.busy.push(name.clone());
+        Ok(Turn { shares: self, source: name })
+    }
+
+    /// Mounts a share and proves it safe; mounted and alive already: the same answer.
+    pub fn mount(&self, source: &Source, options: &[String]) -> Result<(Share, Vec<String>), SharesError> {
+        let parsed = options
+            .iter()
+            .map(|text| text.parse())
+            .collect::<Result<Vec<MountOption>, _>>()
+            .context(OptionSnafu)?;
+        let turn = self.turn(source)?;
+        let known = self.locked().open.get(&turn.source).cloned();
+        if let Some((share, warnings)) = known
+            && alive(&share)
+        {
+            return Ok((share, warnings));
+        }
+        let (share, findings) = gluster::open(source, &parsed, &self.dir.join("mnt")).context(OpenSnafu)?;
+        let warnings: Vec<String> = findings.iter().map(ToString::to_string).collect();
+        for warning in &warnings {
+            tracing::warn!(share = %source, "{warning}");
+        }
+        tracing::info!(share = %source, key = %share.key, root = %share.root.display(), "share is mounted");
+        let mut state = self.locked();
+        state.open.insert(turn.source.clone(), (share.clone(), warnings.clone()));
+        state.options.insert(turn.source.clone(), options.to_vec());
+        self.save(&state)?;
+        Ok((share, warnings))
+    }
+
+    /// Unmounts a share. Not mounted: success.
+    pub fn unmount(&self, key: &ShareKey) -> Result<(), SharesError> {
+        let meant: Vec<Share> = self.list().into_iter().filter(|share| share.key == *key).collect();
+        for share in meant {
+            let turn = self.turn(&share.source)?;
+            if let Some(pid) = user_of(&share.root) {
+                return InUseSnafu { share: share.source, pid }.fail();
+            }
+            gluster::close(&share).context(OpenSnafu)?;
+            tracing::info!(share = %share.source, "share is unmounted");
+            let mut state = self.locked();
+            state.open.remove(&turn.source);
+            state.options.remove(&turn.source);
+            self.save(&state)?;
+        }
+        Ok(())
+    }
+
+    /// The shares that are mounted.
+    pub fn list(&self) -> Vec<Share> {
+        self.locked().open.values().map(|(share, _)| share.clone()).collect()
+    }
+
+    /// Finds again what an earlier process of this data plane had mounted. A share that does not come back
+    /// is reported and does not stop the others.
+    pub fn adopt(&self) {
+        let wanted = match self.load() {
+            Ok(wanted) => wanted,
+            Err(error) => {
+                tracing::warn!(%error, "the list of shares cannot be read; they are mounted when asked for");
+                return;
+            }
+        };
+        for Wanted { source, options } in wanted {
+            let mounted = source
+                .parse::<Source>()
+                .map_err(|error| error.to_string())
+                .and_then(|source| self.mount(&source, &options).map_err(|error| error.to_string()));
+            if let Err(error) = mounted {
+                tracing::error!(share = source, error, "a share did not come back");
+            }
+        }
+    }
+
+    fn list_file(&self) -> PathBuf {
+        self.dir.join("shares.json")
+    }
+
+    fn load(&self) -> io::Result<Vec<Wanted>> {
+        let bytes = match fs::read(self.list_file()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            read => read?,
+        };
+        let list: List = serde_json::from_slice(&bytes)?;
+        Ok(list.shares)
+    }
+
+    fn save(&self, state: &State) -> Result<(), SharesError> {
+        let shares = state
+            .options
+            .iter()
+            .map(|(source, options)| Wanted { source: source.clone(), options: options.clone() })
+            .collect();
+        let list = List { schema: 1, shares };
+        let bytes = serde_json::to_vec_pretty(&list).expect("a list has only string keys");
+        fsio::write_atomic(&self.list_file(), &bytes).context(ListSnafu)
+    }
+}
+
+/// Whether the share still answers, with the key that it had.
+fn alive(share: &Share) -> bool {
+    let (root, key) = (share.root.clone(), share.key.clone());
+    let looked = within(ALIVE, "a look at the share", move || {
+        let identity = fs::read_to_string(root.join(".strata/share.json"))?;
+        Ok::<_, io::Error>(identity.contains(key.as_str()))
+    });
+    matches!(looked, Ok(Ok(true)))
+}
+
+/// A process that has a file below `root` open: a storage daemon, for all that we start.
+fn user_of(root: &Path) -> Option<u32> {
+    let processes = fs::read_dir("/proc").ok()?;
+    processes.flatten().find_map(|process| {
+        let pid: u32 = process.file_name().to_str()?.parse().ok()?;
+        let mut files = fs::read_dir(process.path().join("fd")).ok()?.flatten();
+        files.any(|file| fs::read_link(file.path()).is_ok_and(|link| link.starts_with(root))).then_some(pid)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_mounted_once_and_found_again() {
+        let (dir, images) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let source = Source::Dir(images.path().to_owned());
+        let shares = MountedShares::new(dir.path());
+        let (first, _) = shares.mount(&source, &[]).unwrap();
+        assert_eq!(shares.mount(&source, &[]).unwrap().0.key, first.key);
+        let successor = MountedShares::new(dir.path());
+        successor.adopt();
+        assert_eq!(successor.list().len(), 1);
+        assert_eq!(successor.list()[0].key, first.key);
+        successor.unmount(&first.key).unwrap();
+        assert!(successor.list().is_empty());
+        let third = MountedShares::new(dir.path());
+        third.adopt();
+        assert!(third.list().is_empty());
+    }
+
+    #[test]
+    fn a_share_with_an_open_image_stays() {
+        let (dir, images) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let shares = MountedShares::new(dir.path());
+        let (share, _) = shares.mount(&Source::Dir(images.path().to_owned()), &[]).unwrap();
+        let image = fs::File::create(share.root.join("image")).unwrap();
+        let error = shares.unmount(&share.key).unwrap_err();
+        assert!(matches!(error, SharesError::InUse { pid, .. } if pid == std::process::id()), "{error}");
+        drop(image);
+        shares.unmount(&share.key).unwrap();
+    }
+
+    /// G1: one share that fails does not stop the others.
+    #[test]
+    fn a_share_that_is_gone_does_not_stop_the_next() {
+        let (dir, images) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let gone = tempfile::tempdir().unwrap();
+        let shares = MountedShares::new(dir.path());
+        shares.mount(&Source::Dir(gone.path().to_owned()), &[]).unwrap();
+        shares.mount(&Source::Dir(images.path().to_owned()), &[]).unwrap();
+        drop(gone);
+        let successor = MountedShares::new(dir.path());
+        successor.adopt();
+        assert_eq!(successor.list().len(), 1);
+    }
+}

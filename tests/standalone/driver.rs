@@ -1,0 +1,228 @@
+//! A driver in a folder of its own: `strata standalone`, its clients, and its end.
+
+use crate::support::{self, qemu_img, qemu_storage_daemon};
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use strata::rpc::csi::controller_client::ControllerClient;
+use strata::rpc::csi::identity_client::IdentityClient;
+use strata::rpc::csi::node_client::NodeClient;
+use strata::rpc::uds;
+use tonic::transport::Channel;
+
+/// Everything that a standalone driver needs, and takes down again when dropped, also on panic.
+pub struct Driver {
+    dir: tempfile::TempDir,
+    source: String,
+    process: Option<Child>,
+    extra: Vec<String>,
+}
+
+impl Driver {
+    /// A driver on a share of its own in a folder.
+    pub fn start() -> Driver {
+        let dir = support::scratch();
+        let images = dir.path().join("share");
+        std::fs::create_dir(&images).unwrap();
+        let source = format!("dir:{}", images.display());
+        Driver::on(dir, source, &[])
+    }
+
+    /// A driver on a given share, with more arguments.
+    pub fn on(dir: tempfile::TempDir, source: String, extra: &[&str]) -> Driver {
+        let extra = extra.iter().map(|arg| (*arg).to_owned()).collect();
+        let mut driver = Driver { dir, source, process: None, extra };
+        driver.start_again();
+        driver
+    }
+
+    /// Where the driver keeps its sockets and state.
+    pub fn dir(&self) -> PathBuf {
+        self.dir.path().join("d")
+    }
+
+    /// A folder for pods' paths.
+    pub fn path(&self, name: &str) -> PathBuf {
+        let path = self.dir.path().join("pods").join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        path
+    }
+
+    /// The share's root.
+    pub fn share_root(&self) -> PathBuf {
+        self.dir.path().join("share")
+    }
+
+    /// The command line, for those who want to see it fail.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_strata"));
+        command
+            .arg("standalone")
+            .arg("--dir")
+            .arg(self.dir())
+            .args(["--share", &self.source, "--node-id", "test-node"])
+            .arg("--qemu-img")
+            .arg(qemu_img())
+            .arg("--qemu-storage-daemon")
+            .arg(qemu_storage_daemon())
+            .args(&self.extra);
+        command
+    }
+
+    /// Starts standalone and waits until it says that it is ready.
+    pub fn start_again(&mut self) {
+        assert!(self.process.is_none(), "it runs already");
+        let mut child = self.command().stdout(Stdio::piped()).spawn().expect("the strata program");
+        let stdout = child.stdout.take().unwrap();
+        self.process = Some(child);
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line).unwrap();
+        assert!(line.starts_with("ready: "), "standalone did not get ready: {line:?}");
+    }
+
+    /// The process of standalone itself.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().unwrap().id()
+    }
+
+    /// The process of a role: one whose command line holds this verb and our folder.
+    pub fn role(&self, verb: &str) -> Option<u32> {
+        self.processes().into_iter().find(|(_, line)| line.iter().any(|arg| arg == verb)).map(|(pid, _)| pid)
+    }
+
+    /// Every process that has our folder in its command line or as its own folder.
+    fn processes(&self) -> Vec<(u32, Vec<String>)> {
+        let ours = self.dir().display().to_string();
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+                continue;
+            };
+            let Ok(line) = std::fs::read(entry.path().join("cmdline")) else { continue };
+            let line: Vec<String> =
+                line.split(|b| *b == 0).map(|arg| String::from_utf8_lossy(arg).into_owned()).collect();
+            let cwd = std::fs::read_link(entry.path().join("cwd")).unwrap_or_default();
+            let named = line.iter().any(|arg| arg.contains(&ours)) || cwd.starts_with(self.dir());
+            if named && pid != std::process::id() {
+                found.push((pid, line));
+            }
+        }
+        found
+    }
+
+    /// SIGTERM, and the wait for the end.
+    pub fn stop(&mut self) {
+        signal(self.pid(), libc::SIGTERM);
+        self.reap();
+    }
+
+    /// SIGKILL: nobody cleans up.
+    pub fn kill(&mut self) {
+        signal(self.pid(), libc::SIGKILL);
+        self.process.take().unwrap().wait().unwrap();
+    }
+
+    /// Waits for the end, which must be an orderly one.
+    pub fn reap(&mut self) {
+        let mut child = self.process.take().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                assert!(status.success(), "standalone ended with {status}");
+                return;
+            }
+            assert!(Instant::now() < deadline, "standalone did not end");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Runs `--teardown` to its end.
+    pub fn teardown(&self) {
+        let output = self.command().arg("--teardown").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "teardown failed: {said}");
+    }
+
+    /// Mounts, loop devices and processes that have to do with our folder.
+    pub fn leftovers(&self) -> Vec<String> {
+        let root = self.dir.path().display().to_string();
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let mut left: Vec<String> =
+            mounts.lines().filter(|line| line.contains(&root)).map(|line| format!("mount {line}")).collect();
+        for device in std::fs::read_dir("/sys/block").unwrap().flatten() {
+            let backing =
+                std::fs::read_to_string(device.path().join("loop/backing_file")).unwrap_or_default();
+            if backing.contains(&root) {
+                left.push(format!("loop device {:?} on {backing}", device.file_name()));
+            }
+        }
+        left.extend(
+            self.processes().into_iter().map(|(pid, line)| format!("process {pid} {}", line.join(" "))),
+        );
+        left
+    }
+
+    /// A channel to the CSI socket.
+    pub fn channel(&self) -> Channel {
+        uds::channel(&self.dir().join("csi.sock")).unwrap()
+    }
+
+    /// CSI Identity.
+    pub fn identity(&self) -> IdentityClient<Channel> {
+        IdentityClient::new(self.channel())
+    }
+
+    /// CSI Controller.
+    pub fn controller(&self) -> ControllerClient<Channel> {
+        ControllerClient::new(self.channel())
+    }
+
+    /// CSI Node.
+    pub fn node(&self) -> NodeClient<Channel> {
+        NodeClient::new(self.channel())
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.process.take() {
+            signal(child.id(), libc::SIGTERM);
+            let _ = child.wait();
+        }
+        let torn = self.command().arg("--teardown").output();
+        let left = self.leftovers();
+        if !left.is_empty() {
+            let said = torn.map(|output| String::from_utf8_lossy(&output.stderr).into_owned());
+            // A second panic while panicking would hide the first.
+            let message = format!("left behind: {left:#?}\nteardown said: {said:?}");
+            if std::thread::panicking() {
+                eprintln!("{message}");
+            } else {
+                panic!("{message}");
+            }
+        }
+    }
+}
+
+/// Sends a signal to a process that the test started.
+pub fn signal(pid: u32, signal: i32) {
+    // SAFETY: kill touches no memory of ours.
+    let sent = unsafe { libc::kill(pid as i32, signal) };
+    assert!(sent == 0, "cannot signal {pid}: {}", std::io::Error::last_os_error());
+}
+
+/// Waits for something to come true.
+pub fn eventually(what: &str, limit: Duration, mut check: impl FnMut() -> bool) {
+    let deadline = Instant::now() + limit;
+    while !check() {
+        assert!(Instant::now() < deadline, "{what}: not within {} s", limit.as_secs());
+        std::thread::sleep(Duration::from_millis(30));
+    }
+}
+
+/// The permission bits of a file.
+pub fn mode(path: &Path) -> u32 {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
