@@ -122,3 +122,79 @@ impl Agents for AgentClient {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rpc::agent::node_agent_server::{NodeAgent, NodeAgentServer};
+    use crate::rpc::agent::{CutVolumeResponse, ReleaseVolumeResponse, VolumeStatusResponse};
+    use tonic::Request;
+    use tonic::transport::Server;
+
+    /// Fails a release, answers a status, and never comes back from a cut.
+    struct Scripted;
+
+    #[tonic::async_trait]
+    impl NodeAgent for Scripted {
+        async fn cut_volume(
+            &self,
+            _request: Request<CutVolumeRequest>,
+        ) -> Result<Response<CutVolumeResponse>, Status> {
+            std::future::pending().await
+        }
+
+        async fn volume_status(
+            &self,
+            request: Request<VolumeStatusRequest>,
+        ) -> Result<Response<VolumeStatusResponse>, Status> {
+            let active_file = format!("epoch-{}", request.into_inner().epoch);
+            Ok(Response::new(VolumeStatusResponse { open: true, active_file }))
+        }
+
+        async fn release_volume(
+            &self,
+            _request: Request<ReleaseVolumeRequest>,
+        ) -> Result<Response<ReleaseVolumeResponse>, Status> {
+            Err(Status::unavailable("pods still have it"))
+        }
+    }
+
+    /// G7: what is unknown and what has failed are told apart, and a wait is bounded.
+    #[test]
+    fn an_answer_a_failure_and_silence_are_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("agent.sock");
+        let address = format!("unix://{}", socket.display());
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let agents = AgentClient::new(runtime.handle().clone(), Duration::from_millis(300));
+        let (node, share) = ("n1".parse::<NodeId>().unwrap(), "s1".parse::<ShareKey>().unwrap());
+        let volume = VolumeId::from_name("v");
+        let absent = agents.release(&node, &address, &share, volume).unwrap_err();
+        assert!(matches!(absent, AgentError::Unreachable { .. }), "{absent}");
+        assert!(absent.to_string().contains("agent.sock"), "{absent}");
+
+        let listener = uds::bind(&socket).unwrap();
+        runtime.spawn(async move {
+            let router = Server::builder().add_service(NodeAgentServer::new(Scripted));
+            router.serve_with_incoming(uds::incoming(listener).unwrap()).await
+        });
+        let open = agents.status(&node, &address, &share, volume, 7).unwrap();
+        assert_eq!(open, Some(OpenImage { active_file: "epoch-7".to_owned() }));
+        let failed = agents.release(&node, &address, &share, volume).unwrap_err();
+        assert!(
+            matches!(&failed, AgentError::Failed { reason } if reason.contains("pods still")),
+            "{failed}"
+        );
+        let order = CutOrder {
+            share: share.clone(),
+            volume,
+            epoch: 1,
+            frozen_file: "a".to_owned(),
+            overlay_file: "b".to_owned(),
+        };
+        let silent = agents.cut(&node, &address, &order).unwrap_err();
+        assert!(matches!(silent, AgentError::Unreachable { .. }), "{silent}");
+        let wrong = agents.release(&node, "tcp://10.0.0.1:1", &share, volume).unwrap_err();
+        assert!(matches!(wrong, AgentError::Unreachable { .. }), "{wrong}");
+    }
+}

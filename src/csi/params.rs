@@ -34,7 +34,9 @@ struct Class {
     format: ImageFormat,
     #[serde(default)]
     preallocation: Preallocation,
-    share: Option<String>,
+    /// No Option: these values come as plain strings, which serde does not take for one.
+    #[serde(default)]
+    share: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -72,7 +74,7 @@ pub(super) fn volume(parameters: &HashMap<String, String>) -> Result<VolumeParam
             ));
         }
     };
-    Ok(VolumeParameters { kind, share: class.share })
+    Ok(VolumeParameters { kind, share: Some(class.share).filter(|share| !share.is_empty()) })
 }
 
 /// Reads a VolumeSnapshotClass's parameters: none but those of the sidecars and the backup role.
@@ -99,6 +101,13 @@ mod tests {
     #[case(&[("csi.storage.k8s.io/pvc/name", "x"), ("strata.dev/repository", "r")], VolumeKind::Qcow2)]
     fn the_layout_follows_the_class(#[case] pairs: &[(&str, &str)], #[case] kind: VolumeKind) {
         assert_eq!(volume(&map(pairs)).unwrap().kind, kind);
+    }
+
+    #[test]
+    fn a_class_may_name_its_share() {
+        let share = |pairs| volume(&map(pairs)).unwrap().share;
+        assert_eq!(share(&[("share", "a:/v")]).as_deref(), Some("a:/v"));
+        assert_eq!(share(&[]), None);
     }
 
     #[rstest]

@@ -88,6 +88,11 @@ impl Shares {
         by_key.into_values().collect()
     }
 
+    /// Whether all shares are open.
+    pub fn complete(&self) -> bool {
+        self.missing().is_none()
+    }
+
     /// Why not all shares are open.
     fn missing(&self) -> Option<String> {
         let state = self.state();

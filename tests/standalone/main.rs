@@ -329,3 +329,30 @@ async fn snapshots_are_listed_whole_and_in_parts() {
     all.sort();
     assert_eq!(seen, all);
 }
+
+/// G1, G3: a share that fails is reported and stops nobody; it is taken up when it comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_share_that_is_away_does_not_stop_the_others() {
+    support::need_root();
+    let dir = support::scratch();
+    let (here, away) = (dir.path().join("share"), dir.path().join("away"));
+    std::fs::create_dir(&here).unwrap();
+    let source = format!("dir:{}", away.display());
+    let driver = Driver::on(dir, format!("dir:{}", here.display()), &["--share", &source]);
+    let id = driver.create(create_request("pvc-1")).await.unwrap().volume_id;
+    let there = CreateVolumeRequest {
+        parameters: [("share".to_owned(), source.clone())].into(),
+        ..create_request("pvc-2")
+    };
+    let refused = driver.controller().create_volume(there.clone()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    assert!(refused.message().contains("make it"), "the cause: {}", refused.message());
+    let listed = driver.list_snapshots(ListSnapshotsRequest::default()).await.unwrap_err();
+    assert_eq!(listed.code(), Code::Unavailable, "never silently short");
+    std::fs::create_dir(&away).unwrap();
+    let second = driver.create(there).await.unwrap().volume_id;
+    assert_ne!(id.split('/').next(), second.split('/').next());
+    driver.publish_to(&second, NODE).await.unwrap();
+    driver.list_snapshots(ListSnapshotsRequest::default()).await.unwrap();
+    driver.unpublish_from(&second, NODE).await.unwrap();
+}

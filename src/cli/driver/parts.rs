@@ -18,6 +18,8 @@ use tokio::runtime::Handle;
 
 /// How often shares are looked after, and nodes say that they live.
 const ROUND: Duration = Duration::from_secs(30);
+/// How soon a share that is away is tried again.
+const RETRY: Duration = Duration::from_secs(5);
 /// How long a first answer about the shares may hold up serving: one that is slow must not stop the others.
 const FIRST_ROUND: Duration = Duration::from_secs(60);
 
@@ -92,10 +94,10 @@ pub(super) async fn look_after(
     tokio::spawn(async move {
         let mut done = Some(done);
         loop {
-            let (shares, each_round) = (Arc::clone(&shares), Arc::clone(&each_round));
+            let (these, each_round) = (Arc::clone(&shares), Arc::clone(&each_round));
             let round = tokio::task::spawn_blocking(move || {
-                shares.refresh();
-                each_round(shares.open());
+                these.refresh();
+                each_round(these.open());
             });
             if let Err(error) = round.await {
                 tracing::error!(%error, "a round of looking after the shares broke off");
@@ -104,7 +106,7 @@ pub(super) async fn look_after(
                 // Nobody waits any more when the first round was slow.
                 let _ = done.send(());
             }
-            tokio::time::sleep(ROUND).await;
+            tokio::time::sleep(if shares.complete() { ROUND } else { RETRY }).await;
         }
     });
     if tokio::time::timeout(FIRST_ROUND, first).await.is_err() {
