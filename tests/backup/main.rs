@@ -5,5 +5,8 @@ mod cinder;
 mod cli;
 mod engine;
 mod s3_server;
+mod snapshot;
 mod store;
+#[path = "../support/mod.rs"]
+mod support;
 mod util;

@@ -25,7 +25,7 @@ pub struct BackupArgs {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Copy an image or a snapshot into the repository.
-    Create(create::CreateArgs),
+    Create(Box<create::CreateArgs>),
     /// Write a backup into a file or block device.
     Restore(restore::RestoreArgs),
     /// List the backups of a repository.
