@@ -49,32 +49,34 @@ impl Shares {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens what is not open, looks whether the others are still alive, and answers what was opened now.
-    /// One that fails is reported, and does not stop the others (G1). Blocking.
-    pub fn refresh(&self) -> Vec<Volumes> {
-        let mut opened = Vec::new();
-        for spec in &self.specs {
-            let name = spec.source.to_string();
-            let result = self.opener.open(spec);
-            let mut state = self.state();
-            match (result, state.get(&name)) {
-                (Ok(share), Some(Slot::Open(known)))
-                    if known.share().key == share.key && known.share().root == share.root => {}
-                (Ok(share), _) => {
-                    tracing::info!(share = name, key = %share.key, "share is open");
-                    let volumes = Volumes::new(share, self.tools.clone());
-                    opened.push(volumes.clone());
-                    state.insert(name, Slot::Open(volumes));
+    /// Opens what is not open, and looks whether the others are still alive, all at the same time: one that
+    /// hangs or fails is reported, and does not stop the others (G1). Blocking.
+    pub fn refresh(&self) {
+        std::thread::scope(|scope| {
+            for spec in &self.specs {
+                scope.spawn(|| self.refresh_one(spec));
+            }
+        });
+    }
+
+    fn refresh_one(&self, spec: &ShareSpec) {
+        let name = spec.source.to_string();
+        let result = self.opener.open(spec);
+        let mut state = self.state();
+        match (result, state.get(&name)) {
+            (Ok(share), Some(Slot::Open(known)))
+                if known.share().key == share.key && known.share().root == share.root => {}
+            (Ok(share), _) => {
+                tracing::info!(share = name, key = %share.key, "share is open");
+                state.insert(name, Slot::Open(Volumes::new(share, self.tools.clone())));
+            }
+            (Err(reason), known) => {
+                if !matches!(known, Some(Slot::Failed(before)) if *before == reason) {
+                    tracing::error!(share = name, reason, "share is not usable");
                 }
-                (Err(reason), known) => {
-                    if !matches!(known, Some(Slot::Failed(before)) if *before == reason) {
-                        tracing::error!(share = name, reason, "share is not usable");
-                    }
-                    state.insert(name, Slot::Failed(reason));
-                }
+                state.insert(name, Slot::Failed(reason));
             }
         }
-        opened
     }
 
     /// The open shares; two sources with one key are one share.
@@ -182,5 +184,64 @@ impl Shares {
                 "the StorageClass names the share {wanted:?}, which is none of this driver's shares"
             ))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::{AgentClient, CUT_LIMIT};
+    use crate::qsd::LocalDaemons;
+    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::time::Duration;
+
+    /// The first share hangs until it is told to fail; the second opens at once.
+    struct Scripted {
+        release: Mutex<Receiver<()>>,
+    }
+
+    impl OpenShare for Scripted {
+        fn open(&self, spec: &ShareSpec) -> Result<Share, String> {
+            if spec.source.to_string() == "dead:/v" {
+                let told = self.release.lock().unwrap().recv_timeout(Duration::from_secs(20));
+                return Err(format!("no answer ({told:?})"));
+            }
+            let key = "s1".parse().unwrap();
+            Ok(Share { key, source: spec.source.clone(), root: "/nowhere".into() })
+        }
+    }
+
+    fn shares(runtime: &tokio::runtime::Runtime) -> (Arc<Shares>, Sender<()>) {
+        let (tell, release) = channel();
+        let tools = Tools {
+            qemu_img: "qemu-img".into(),
+            daemons: Arc::new(LocalDaemons::new("none".into(), "/nowhere".into())),
+            agents: Arc::new(AgentClient::new(runtime.handle().clone(), CUT_LIMIT)),
+        };
+        let spec = |source: &str| ShareSpec { source: source.parse().unwrap(), options: Vec::new() };
+        let opener = Arc::new(Scripted { release: Mutex::new(release) });
+        (Arc::new(Shares::new(vec![spec("dead:/v"), spec("live:/v")], opener, tools)), tell)
+    }
+
+    /// G1: one that hangs does not keep the others waiting, and what may be on it is not "not found".
+    #[test]
+    fn a_share_that_hangs_stops_nobody() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let (shares, tell) = shares(&runtime);
+        let refreshing = Arc::clone(&shares);
+        let round = std::thread::spawn(move || refreshing.refresh());
+        let (known, unknown): (ShareKey, ShareKey) = ("s1".parse().unwrap(), "s2".parse().unwrap());
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        while shares.get(&known).is_err() {
+            assert!(std::time::Instant::now() < deadline, "the live share waits for the dead one");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let away = shares.get(&unknown).err().unwrap();
+        assert_eq!(away.code(), tonic::Code::Unavailable);
+        assert!(!shares.complete() && shares.all().is_err());
+        tell.send(()).unwrap();
+        round.join().unwrap();
+        let away = shares.get(&unknown).err().unwrap();
+        assert!(away.message().contains("no answer"), "{}", away.message());
     }
 }
