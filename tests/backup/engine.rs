@@ -35,7 +35,8 @@ async fn incrementals_store_what_changed() {
     let full = repository.create(&data, &small(volume, ParentChoice::Latest)).await.unwrap();
     assert_eq!(full.full_because.as_deref(), Some("the volume has no earlier backup"));
     points.push((full.backup_id, data.clone()));
-    let steps: [(&str, fn(&mut Vec<u8>), u64, u64); 6] = [
+    type Step = (&'static str, fn(&mut Vec<u8>), u64, u64);
+    let steps: [Step; 6] = [
         ("nothing", |_| {}, 0, 0),
         ("first block", |d| d[0] ^= 1, 1, 1024),
         ("across a window", |d| d[16 * 1024 - 1..16 * 1024 + 1].fill(3), 2, 2048),
