@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 pub mod disk;
+pub mod domain;
 
 use std::path::PathBuf;
 

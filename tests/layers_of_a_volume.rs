@@ -1,0 +1,214 @@
+//! Snapshots, clones, deletions and merges, on real images and storage daemons: whatever happens to one point,
+//! every other one reads back byte for byte as before (invariants 1 and 2).
+
+mod support;
+
+use rstest::rstest;
+use std::collections::BTreeMap;
+use support::domain::{Domain, write_at};
+use strata::volume::*;
+
+/// What the tests write lies in here: 64 blocks of 64 KiB, one qcow2 cluster each.
+const BLOCK: usize = 64 << 10;
+const LENGTH: usize = 64 * BLOCK;
+
+/// A volume whose points are known: `expected` has the bytes of each snapshot.
+struct History {
+    domain: Domain,
+    volume: VolumeId,
+    now: Vec<u8>,
+    expected: BTreeMap<String, (SnapshotView, Vec<u8>)>,
+}
+
+impl History {
+    fn new(kind: VolumeKind) -> History {
+        let domain = Domain::new();
+        let volume = domain.create("pvc-history", kind);
+        History { domain, volume, now: vec![0; LENGTH], expected: BTreeMap::new() }
+    }
+
+    /// Writes `value` to some blocks of the attached volume, and zeros to one of them.
+    fn write(&mut self, blocks: std::ops::Range<usize>, value: u8) {
+        let device = self.domain.attach(self.volume, Access::Block);
+        let length = blocks.len() * BLOCK;
+        let start = blocks.start * BLOCK;
+        self.now[start..start + length].fill(value);
+        self.now[start..start + BLOCK / 2].fill(0);
+        write_at(&device, start as u64, &self.now[start..start + length]);
+        self.domain.detach(self.volume);
+    }
+
+    fn snapshot(&mut self, name: &str) {
+        let view = self.domain.volumes.snapshot(self.volume, name).unwrap();
+        self.expected.insert(name.to_owned(), (view, self.now.clone()));
+    }
+
+    fn delete(&mut self, name: &str) {
+        let (view, _) = self.expected.remove(name).unwrap();
+        self.domain.volumes.delete_snapshot(self.volume, view.handle.snapshot).unwrap();
+        self.domain.volumes.tidy(self.volume).unwrap();
+    }
+
+    fn verify(&self, when: &str) {
+        for (name, (view, bytes)) in &self.expected {
+            let found = self.domain.read_snapshot(view, LENGTH);
+            assert!(found == *bytes, "snapshot {name} changed {when}");
+        }
+        assert!(self.domain.read(self.volume, LENGTH) == self.now, "the volume changed {when}");
+        self.domain.check(self.volume);
+        let record = self.record();
+        let table = std::fs::read(self.domain.volumes.layout().info(self.volume)).unwrap();
+        let table: BTreeMap<String, String> = serde_json::from_slice(&table).unwrap();
+        assert_eq!(table, record.info_table(), "volume.info disagrees with the record {when}");
+    }
+
+    fn record(&self) -> record::Record {
+        let path = self.domain.volumes.layout().record(self.volume);
+        record::decode(&std::fs::read(path).unwrap()).unwrap()
+    }
+}
+
+/// G8: newest, middle and oldest, in every order, of every kind of image.
+#[rstest]
+fn deleting_any_snapshot_leaves_every_other_point_as_it_was(
+    #[values(VolumeKind::Qcow2, VolumeKind::RawSparse, VolumeKind::RawFull)] kind: VolumeKind,
+    #[values(["s3", "s2", "s1"], ["s2", "s1", "s3"], ["s1", "s3", "s2"])] order: [&str; 3],
+) {
+    let mut history = History::new(kind);
+    history.write(0..40, 1);
+    history.snapshot("s1");
+    history.write(10..50, 2);
+    history.snapshot("s2");
+    history.write(30..60, 3);
+    history.snapshot("s3");
+    history.write(0..5, 4);
+    history.verify("before anything was deleted");
+    let blocks = |history: &History| {
+        use std::os::unix::fs::MetadataExt;
+        let base = history.domain.volumes.layout().volume(history.volume);
+        std::fs::metadata(base.join(format!("volume-{}", history.volume))).unwrap().blocks()
+    };
+    let allocated = blocks(&history);
+    for name in order {
+        history.delete(name);
+        history.verify(&format!("when {name} was deleted"));
+    }
+    // The boundary under the active image stays; all else is merged.
+    assert_eq!(history.record().layers.len(), 2, "{:#?}", history.record().layers);
+    assert_eq!(history.domain.files(history.volume).len(), 2);
+    if kind == VolumeKind::RawFull {
+        assert!(blocks(&history) >= allocated, "a merge punched holes into a fully allocated base");
+    }
+    // The next cut sets the boundary free.
+    history.write(1..3, 5);
+    history.snapshot("s4");
+    history.domain.volumes.tidy(history.volume).unwrap();
+    history.verify("after another round");
+    assert_eq!(history.record().layers.len(), 2, "{:#?}", history.record().layers);
+}
+
+/// X1, G7: the cut of a volume that is in use.
+#[test]
+fn an_attached_volume_goes_on_writing_while_it_is_cut() {
+    let domain = Domain::new();
+    let volume = domain.create("pvc-attached", VolumeKind::Qcow2);
+    let device = domain.attach(volume, Access::Block);
+    let mut taken = Vec::new();
+    for round in 1..=3u8 {
+        write_at(&device, 0, &vec![round; LENGTH]);
+        let snapshot = domain.volumes.snapshot(volume, &format!("round-{round}")).unwrap();
+        assert_eq!(snapshot.consistency, record::Consistency::Crash, "block mode has no filesystem to freeze");
+        taken.push((snapshot, vec![round; LENGTH]));
+    }
+    write_at(&device, 0, &vec![9; BLOCK]);
+    // Deleted while attached: answered at once, the space comes back after the detach.
+    let (second, _) = taken.remove(1);
+    domain.volumes.delete_snapshot(volume, second.handle.snapshot).unwrap();
+    domain.volumes.tidy(volume).unwrap();
+    assert_eq!(domain.files(volume).len(), 4);
+    domain.detach(volume);
+    domain.volumes.tidy(volume).unwrap();
+    assert_eq!(domain.files(volume).len(), 3);
+    for (snapshot, bytes) in &taken {
+        assert!(domain.read_snapshot(snapshot, LENGTH) == *bytes, "{} changed", snapshot.name);
+    }
+    assert_eq!(domain.read(volume, BLOCK), vec![9; BLOCK]);
+}
+
+/// K5 in part: a clone keeps what it stands on, whoever is deleted first, and the last one frees it all.
+#[test]
+fn a_clone_outlives_its_snapshot_and_its_source() {
+    let domain = Domain::new();
+    let source = domain.create("pvc-source", VolumeKind::Qcow2);
+    let device = domain.attach(source, Access::Block);
+    write_at(&device, 0, &vec![7; LENGTH]);
+    domain.detach(source);
+    let snapshot = domain.volumes.snapshot(source, "snap").unwrap();
+    let from = Some(VolumeSource::Snapshot(snapshot.handle.clone()));
+    let clone = domain.create_from("pvc-clone", VolumeKind::Qcow2, from);
+    domain.volumes.delete_snapshot(source, snapshot.handle.snapshot).unwrap();
+    domain.volumes.tidy(source).unwrap();
+    domain.volumes.delete(source).unwrap();
+    domain.volumes.tidy(source).unwrap();
+    assert_eq!(domain.read(clone, LENGTH), vec![7; LENGTH]);
+
+    // The name of a deleted volume whose layers are still needed: a new life that gets nothing of theirs.
+    let again = domain.create("pvc-source", VolumeKind::Qcow2);
+    assert_eq!(again, source);
+    assert_eq!(domain.read(again, LENGTH), vec![0; LENGTH]);
+    assert_eq!(domain.read(clone, LENGTH), vec![7; LENGTH]);
+    domain.volumes.delete(again).unwrap();
+    assert_eq!(domain.read(clone, LENGTH), vec![7; LENGTH]);
+
+    domain.volumes.delete(clone).unwrap();
+    let left: Vec<_> = std::fs::read_dir(domain.volumes.layout().volumes()).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+/// A detached cut takes QEMU's write lock: an image that some process writes to is not cut under it.
+#[test]
+fn an_image_that_an_unknown_process_writes_to_is_not_cut() {
+    let domain = Domain::new();
+    let volume = domain.create("pvc-unknown-writer", VolumeKind::Qcow2);
+    let file = domain.volumes.layout().volume(volume).join(format!("volume-{volume}"));
+    let lock = strata::image::lock::ImageLock::write(&file).unwrap();
+    let refused = domain.volumes.snapshot(volume, "snap").unwrap_err();
+    assert!(refused.to_string().contains("in use"), "{refused}");
+    drop(lock);
+    domain.volumes.snapshot(volume, "snap").unwrap();
+}
+
+/// Invariant 3, G12: a guest that writes a qcow2 header into its raw disk gains nothing.
+#[test]
+fn a_raw_volume_whose_guest_wrote_a_qcow2_header_stays_raw() {
+    let domain = Domain::new();
+    let volume = domain.create("pvc-raw", VolumeKind::RawSparse);
+    let img = strata::image::QemuImg::new(support::qemu_img());
+    let forged = domain.dir.path().join("forged.qcow2");
+    let create = strata::image::qemu_img::Create {
+        format: strata::image::Format::Qcow2,
+        size: 1 << 20,
+        preallocation: strata::image::qemu_img::Preallocation::Off,
+        backing: Some(("/etc/passwd".into(), strata::image::Format::Raw)),
+    };
+    img.create(&forged, &create, support::disk::LIMIT).unwrap();
+    let header = std::fs::read(&forged).unwrap();
+    let device = domain.attach(volume, Access::Block);
+    write_at(&device, 0, &header[..4096]);
+    domain.detach(volume);
+    let snapshot = domain.volumes.snapshot(volume, "snap").unwrap();
+    assert_eq!(domain.read(volume, 4096), header[..4096]);
+    assert_eq!(domain.read_snapshot(&snapshot, 4096), header[..4096]);
+}
+
+/// Two names, one snapshot id: refused; the same call again: the same snapshot.
+#[test]
+fn a_snapshot_name_belongs_to_one_volume() {
+    let domain = Domain::new();
+    let (one, two) = (domain.create("one", VolumeKind::Qcow2), domain.create("two", VolumeKind::Qcow2));
+    let first = domain.volumes.snapshot(one, "snap").unwrap();
+    assert_eq!(domain.volumes.snapshot(one, "snap").unwrap(), first);
+    assert!(matches!(domain.volumes.snapshot(two, "snap"), Err(Error::NameTaken { .. })));
+    domain.volumes.delete_snapshot(one, first.handle.snapshot).unwrap();
+    domain.volumes.snapshot(two, "snap").unwrap();
+}

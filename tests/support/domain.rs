@@ -1,0 +1,207 @@
+//! The domain on real parts without gRPC: volumes of a directory share, one node, its storage daemons.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use strata::attach::FuseLoop;
+use strata::gluster::{self, Source};
+use strata::host::loopdev::KernelLoops;
+use strata::host::mkfs::LinuxFormatter;
+use strata::host::mount::LinuxMounter;
+use strata::image::Format;
+use strata::qsd::{DaemonHost, LocalDaemons};
+use strata::volume::*;
+use tempfile::TempDir;
+
+/// Calls the one node's [`Staging`] directly.
+#[derive(Default)]
+pub struct LocalAgent(OnceLock<Arc<Staging>>);
+
+impl LocalAgent {
+    fn staging(&self) -> Result<&Staging, AgentError> {
+        let none = || AgentError::Unreachable { reason: "the node is down".into() };
+        self.0.get().map(AsRef::as_ref).ok_or_else(none)
+    }
+}
+
+fn failed(error: Error) -> AgentError {
+    AgentError::Failed { reason: error.to_string() }
+}
+
+impl Agents for LocalAgent {
+    fn cut(&self, _: &NodeId, _: &str, order: &CutOrder) -> Result<CutReport, AgentError> {
+        self.staging()?.cut(order).map_err(failed)
+    }
+    fn status(
+        &self,
+        _: &NodeId,
+        _: &str,
+        share: &gluster::ShareKey,
+        volume: VolumeId,
+        epoch: u64,
+    ) -> Result<Option<OpenImage>, AgentError> {
+        self.staging()?.status(share, volume, epoch).map_err(failed)
+    }
+    fn release(
+        &self,
+        _: &NodeId,
+        _: &str,
+        share: &gluster::ShareKey,
+        volume: VolumeId,
+    ) -> Result<(), AgentError> {
+        self.staging()?.release(share, volume).map_err(failed)
+    }
+}
+
+/// One share and one node. What is staged is closed when dropped.
+pub struct Domain {
+    pub volumes: Volumes,
+    pub staging: Arc<Staging>,
+    pub daemons: Arc<LocalDaemons>,
+    pub node: NodeId,
+    pub dir: TempDir,
+}
+
+impl Domain {
+    pub fn new() -> Domain {
+        super::need_root();
+        let dir = super::scratch();
+        let share = dir.path().join("share");
+        std::fs::create_dir(&share).unwrap();
+        let (share, _) = gluster::open(&Source::Dir(share), &[], dir.path()).unwrap();
+        let daemons =
+            Arc::new(LocalDaemons::new(super::qemu_storage_daemon(), dir.path().join("daemons")));
+        let agent = Arc::new(LocalAgent::default());
+        let tools =
+            Tools { qemu_img: super::qemu_img(), daemons: daemons.clone(), agents: agent.clone() };
+        let volumes = Volumes::new(share, tools);
+        let node: NodeId = "node-1".parse().unwrap();
+        let staging = Arc::new(Staging::new(StagingParts {
+            node: node.clone(),
+            dir: dir.path().join("node"),
+            daemons: daemons.clone(),
+            backend: Arc::new(FuseLoop::new(Arc::new(KernelLoops), Arc::new(LinuxMounter))),
+            mounter: Arc::new(LinuxMounter),
+            formatter: Arc::new(LinuxFormatter),
+        }));
+        assert!(agent.0.set(staging.clone()).is_ok());
+        volumes.register_node(&NodeRecord::now(node.clone(), "local".into())).unwrap();
+        Domain { volumes, staging, daemons, node, dir }
+    }
+
+    /// A new volume of 1 GiB.
+    pub fn create(&self, name: &str, kind: VolumeKind) -> VolumeId {
+        self.create_from(name, kind, None)
+    }
+
+    pub fn create_from(&self, name: &str, kind: VolumeKind, source: Option<VolumeSource>) -> VolumeId {
+        let request = CreateVolume {
+            name: name.into(),
+            required: None,
+            limit: None,
+            kind,
+            source,
+            parameters: Default::default(),
+        };
+        self.volumes.create(&request).unwrap().handle.volume
+    }
+
+    pub fn place(&self, volume: VolumeId) -> PathBuf {
+        self.dir.path().join("stage").join(volume.to_string())
+    }
+
+    /// Publishes and stages; answers the block device or the mount point.
+    pub fn attach(&self, volume: VolumeId, access: Access) -> PathBuf {
+        self.try_attach(volume, access).unwrap()
+    }
+
+    pub fn try_attach(&self, volume: VolumeId, access: Access) -> Result<PathBuf, Error> {
+        self.volumes.publish(volume, &self.node)?;
+        let (staging_path, target_path) = (self.place(volume), self.place(volume).with_extension("pod"));
+        std::fs::create_dir_all(&staging_path).unwrap();
+        let request = StageVolume { volume, staging_path: staging_path.clone(), access: access.clone() };
+        self.staging.stage(&self.volumes, &request)?;
+        let target = PublishTarget { staging_path, target_path: target_path.clone(), readonly: false, access };
+        self.staging.publish(&self.volumes.handle(volume), &target)?;
+        Ok(target_path)
+    }
+
+    pub fn detach(&self, volume: VolumeId) {
+        let handle = self.volumes.handle(volume);
+        for target in self.staging.targets(&handle).unwrap() {
+            self.staging.unpublish(&handle, &target).unwrap();
+        }
+        let unstaged = self.staging.unstage(&handle, &self.place(volume));
+        unstaged.unwrap_or_else(|error| panic!("unstage: {error}"));
+        self.volumes.unpublish(volume, Some(&self.node)).unwrap();
+    }
+
+    /// The first `length` bytes of a volume that is not attached, as its users would read them.
+    pub fn read(&self, volume: VolumeId, length: usize) -> Vec<u8> {
+        let device = self.attach(volume, Access::Block);
+        let bytes = read_start(&device, length);
+        self.detach(volume);
+        bytes
+    }
+
+    /// The first `length` bytes of a snapshot, read by qemu-img from its pinned layers.
+    pub fn read_snapshot(&self, snapshot: &SnapshotView, length: usize) -> Vec<u8> {
+        let handle = &snapshot.handle;
+        let pinned = self.volumes.pin_snapshot(handle.volume, handle.snapshot, "a test").unwrap();
+        let img = strata::image::QemuImg::new(super::qemu_img());
+        let flat = self.dir.path().join(uuid::Uuid::new_v4().to_string());
+        img.convert(&pinned.chain, &flat, Format::Raw, super::disk::LIMIT).unwrap();
+        let bytes = read_start(&flat, length);
+        std::fs::remove_file(flat).unwrap();
+        bytes
+    }
+
+    /// Every image file in a volume's folder.
+    pub fn files(&self, volume: VolumeId) -> Vec<String> {
+        let folder = self.volumes.layout().volume(volume);
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let names = entries.map(|entry| entry.file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.filter(|name| name.starts_with("volume-")).collect();
+        names.sort();
+        names
+    }
+
+    /// `qemu-img check` of every image of a volume.
+    pub fn check(&self, volume: VolumeId) {
+        let img = strata::image::QemuImg::new(super::qemu_img());
+        for file in self.files(volume) {
+            let path = self.volumes.layout().volume(volume).join(&file);
+            let raw = std::fs::read(&path).unwrap()[..4] != *b"QFI\xfb";
+            let format = if raw { Format::Raw } else { Format::Qcow2 };
+            let report = img.check(&path, format, super::disk::LIMIT).unwrap();
+            assert_eq!(report.corruptions, 0, "{file}: {report:?}");
+        }
+    }
+}
+
+impl Drop for Domain {
+    fn drop(&mut self) {
+        for handle in self.staging.staged().unwrap_or_default() {
+            for target in self.staging.targets(&handle).unwrap_or_default() {
+                let _ = self.staging.unpublish(&handle, &target);
+            }
+            let _ = self.staging.unstage(&handle, &self.place(handle.volume));
+        }
+        for daemon in self.daemons.list().unwrap_or_default() {
+            let _ = self.daemons.stop(&daemon.name);
+        }
+    }
+}
+
+pub fn read_start(path: &Path, length: usize) -> Vec<u8> {
+    use std::io::Read;
+    let mut bytes = vec![0; length];
+    std::fs::File::open(path).unwrap().read_exact(&mut bytes).unwrap();
+    bytes
+}
+
+pub fn write_at(path: &Path, offset: u64, bytes: &[u8]) {
+    use std::os::unix::fs::FileExt;
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    file.write_all_at(bytes, offset).unwrap();
+    file.sync_all().unwrap();
+}
