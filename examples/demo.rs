@@ -45,13 +45,15 @@ fn run() -> Result<()> {
     let mut steps = Steps::new();
 
     let bucket = steps.run("start an S3 server", || Bucket::start(&dir.join("s3")))?;
-    let driver =
-        steps.run("start the driver", || Ok(Driver::start(&program, &dir.join("driver"), &[&share], "demo")))?;
-    let volume =
-        steps.run("create a volume of 2 GiB", || Ok(driver.create(new_volume("demo", VOLUME, Use::Ext4, &[]))?))?;
+    let driver = steps
+        .run("start the driver", || Ok(Driver::start(&program, &dir.join("driver"), &[&share], "demo")))?;
+    let volume = steps.run("create a volume of 2 GiB", || {
+        Ok(driver.create(new_volume("demo", VOLUME, Use::Ext4, &[]))?)
+    })?;
     let id = volume.volume_id.clone();
     let place = dir.join("pod");
-    let mount = steps.run("publish, stage (mkfs.ext4) and mount it", || Ok(driver.attach(&id, &place, Use::Ext4)?))?;
+    let mount = steps
+        .run("publish, stage (mkfs.ext4) and mount it", || Ok(driver.attach(&id, &place, Use::Ext4)?))?;
 
     let tree = mount.join("files");
     let written = steps.run("write files", || files::fill(&tree, FILES))?;
@@ -60,16 +62,20 @@ fn run() -> Result<()> {
 
     let at_first = digests(&tree)?;
     let first = steps.run("snapshot 1, while a writer goes on", || Ok(driver.snapshot(&id, "demo-1")?))?;
-    let full = steps.run("full backup to S3", || backup(&program, &bucket, &share, &first.snapshot_id, "none"))?;
+    let full =
+        steps.run("full backup to S3", || backup(&program, &bucket, &share, &first.snapshot_id, "none"))?;
     steps.note(&full.line());
     let changed = steps.run("change about 1 %", || files::change(&tree))?;
     steps.note(&format!("{} changed", human(changed)));
     let at_second = digests(&tree)?;
     let second = steps.run("snapshot 2, while the writer goes on", || Ok(driver.snapshot(&id, "demo-2")?))?;
-    let increment =
-        steps.run("incremental backup", || backup(&program, &bucket, &share, &second.snapshot_id, "latest"))?;
+    let increment = steps
+        .run("incremental backup", || backup(&program, &bucket, &share, &second.snapshot_id, "latest"))?;
     steps.note(&increment.line());
-    ensure!(increment.parent_id.as_deref() == Some(&full.backup_id), "the second backup is not an incremental one");
+    ensure!(
+        increment.parent_id.as_deref() == Some(&full.backup_id),
+        "the second backup is not an incremental one"
+    );
 
     let log = steps.run("stop the writer", || writer.stop())?;
     steps.note(&log.line());
@@ -79,9 +85,10 @@ fn run() -> Result<()> {
     let mut differences = Vec::new();
     for (name, made, expected) in [("1", &full, &at_first), ("2", &increment, &at_second)] {
         let check = Check { driver: &driver, program: &program, bucket: &bucket, dir, expected };
-        let found = steps.run(&format!("restore backup {name} into a new volume, e2fsck, compare"), || {
-            check.backup(&format!("demo-restored-{name}"), &made.backup_id)
-        })?;
+        let found = steps
+            .run(&format!("restore backup {name} into a new volume, e2fsck, compare"), || {
+                check.backup(&format!("demo-restored-{name}"), &made.backup_id)
+            })?;
         differences.extend(found);
     }
     let clone = steps.run("a volume from snapshot 2, e2fsck, compare", || {

@@ -5,8 +5,8 @@ mod support;
 
 use rstest::rstest;
 use std::collections::BTreeMap;
-use support::domain::{Domain, write_at};
 use strata::volume::*;
+use support::domain::{Domain, write_at};
 
 /// What the tests write lies in here: 64 blocks of 64 KiB, one qcow2 cluster each.
 const BLOCK: usize = 64 << 10;
@@ -117,7 +117,11 @@ fn an_attached_volume_goes_on_writing_while_it_is_cut() {
     for round in 1..=3u8 {
         write_at(&device, 0, &vec![round; LENGTH]);
         let snapshot = domain.volumes.snapshot(volume, &format!("round-{round}")).unwrap();
-        assert_eq!(snapshot.consistency, record::Consistency::Crash, "block mode has no filesystem to freeze");
+        assert_eq!(
+            snapshot.consistency,
+            record::Consistency::Crash,
+            "block mode has no filesystem to freeze"
+        );
         taken.push((snapshot, vec![round; LENGTH]));
     }
     write_at(&device, 0, &vec![9; BLOCK]);

@@ -99,7 +99,10 @@ pub fn compare(expected: &Digests, found: &Digests) -> Vec<String> {
         })
         .collect();
     differences.extend(
-        found.keys().filter(|name| !expected.contains_key(*name)).map(|name| format!("{name} should not be there")),
+        found
+            .keys()
+            .filter(|name| !expected.contains_key(*name))
+            .map(|name| format!("{name} should not be there")),
     );
     differences
 }

@@ -35,7 +35,10 @@ impl Steps {
 
     /// The end: the backups side by side.
     pub fn table(&self, backups: &[(&str, &Made)]) {
-        println!("\n{:<14} {:>10} {:>12} {:>12} {:>12} {:>8}", "backup", "volume", "read", "changed", "uploaded", "objects");
+        println!(
+            "\n{:<14} {:>10} {:>12} {:>12} {:>12} {:>8}",
+            "backup", "volume", "read", "changed", "uploaded", "objects"
+        );
         for (name, made) in backups {
             let [total, read, changed, uploaded] =
                 [made.bytes_total, made.bytes_read, made.bytes_changed, made.bytes_uploaded].map(human);
@@ -61,7 +64,8 @@ const SECRET: &str = "demo-secret-key";
 impl Bucket {
     pub fn start(folder: &Path) -> Result<Bucket> {
         std::fs::create_dir_all(folder)?;
-        let program = std::env::var("STRATA_S3_SERVER").context("STRATA_S3_SERVER is not set: run `make demo`")?;
+        let program =
+            std::env::var("STRATA_S3_SERVER").context("STRATA_S3_SERVER is not set: run `make demo`")?;
         let mut child = Command::new(program)
             .arg("127.0.0.1:0")
             .arg(folder)
@@ -98,8 +102,7 @@ pub struct Made {
 
 impl Made {
     pub fn line(&self) -> String {
-        let [read, changed, uploaded] =
-            [self.bytes_read, self.bytes_changed, self.bytes_uploaded].map(human);
+        let [read, changed, uploaded] = [self.bytes_read, self.bytes_changed, self.bytes_uploaded].map(human);
         format!("backup {}: read {read}, changed {changed}, uploaded {uploaded}", self.backup_id)
     }
 }
@@ -126,7 +129,8 @@ pub fn backup(program: &Path, bucket: &Bucket, share: &str, snapshot: &str, pare
 /// Restores a backup onto a volume's block device.
 pub fn restore(program: &Path, bucket: &Bucket, backup_id: &str, device: &Path) -> Result<()> {
     let device = device.to_str().context("a path of ours")?;
-    strata_backup(program, bucket, "restore", &["--backup", backup_id, "--to", device, "--in-place"]).map(drop)
+    strata_backup(program, bucket, "restore", &["--backup", backup_id, "--to", device, "--in-place"])
+        .map(drop)
 }
 
 /// Checks a filesystem without changing it.

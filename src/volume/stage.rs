@@ -72,6 +72,14 @@ pub struct Staging {
     busy: Mutex<HashMap<VolumeHandle, Arc<Mutex<()>>>>,
 }
 
+/// An image that became a block device.
+struct Opened {
+    local: Local,
+    device: attach::Device,
+    /// What the record says.
+    new: bool,
+}
+
 /// The name of the daemon that has a volume open on its node.
 pub(super) fn daemon_name(volume: VolumeId) -> DaemonName {
     format!("volume-{volume}").parse().expect("a UUID fits a daemon name")
@@ -113,7 +121,7 @@ impl Staging {
             // What an earlier try left behind, or what a daemon that died left: no pod uses it any more.
             self.close(&handle)?;
             let opened = self.open(volumes, request);
-            let staged = opened.and_then(|(local, new)| self.present(volumes, request, local, new));
+            let staged = opened.and_then(|opened| self.present(volumes, request, opened));
             if staged.is_err()
                 && let Err(error) = self.close(&handle)
             {
@@ -158,7 +166,7 @@ impl Staging {
     }
 
     /// Opens the active image in a daemon, under the volume's lock from the look at the record to the note in it.
-    fn open(&self, volumes: &Volumes, request: &StageVolume) -> Result<(Local, bool), Error> {
+    fn open(&self, volumes: &Volumes, request: &StageVolume) -> Result<Opened, Error> {
         let volume = request.volume;
         let mut locked = volumes.lock(volume)?;
         let node = &self.parts.node;
@@ -201,35 +209,32 @@ impl Staging {
         }
         locked.commit()?;
         reached(Step::StageOpened);
-        let new = locked.record.new;
-        drop(locked);
+        // Still under the lock: QEMU locks a raw image only when its export can write to it, and until then a
+        // detached cut would not see us.
         let work_dir = self.local.work_dir(&local.handle);
         let access = attach::Access { readonly: false };
-        local.device = Some(self.parts.backend.attach(&daemon, &top, &work_dir, access)?.path);
+        let device = self.parts.backend.attach(&daemon, &top, &work_dir, access)?;
+        local.device = Some(device.path.clone());
         self.local.save(&local)?;
         reached(Step::StageAttached);
-        Ok((local, new))
+        Ok(Opened { local, device, new: locked.record.new })
     }
 
     /// Makes and mounts the filesystem, or hands the device out as it is.
-    fn present(
-        &self,
-        volumes: &Volumes,
-        request: &StageVolume,
-        mut local: Local,
-        new: bool,
-    ) -> Result<(), Error> {
+    fn present(&self, volumes: &Volumes, request: &StageVolume, opened: Opened) -> Result<(), Error> {
         let volume = request.volume;
-        let device = local.device.clone().expect("open has made it");
+        let Opened { mut local, device, new } = opened;
         match &request.access {
             Access::Block => {
                 // Before the device is handed out: what a pod writes to it must never look new.
                 self.no_longer_new(volumes, volume, new)?;
             }
             Access::Mount { fs, flags } => {
-                self.format(volume, &device, *fs, new)?;
-                self.parts.mounter.mount(&device, &request.staging_path, *fs, flags)?;
+                self.format(volume, &device.path, *fs, new)?;
+                self.parts.mounter.mount(&device.path, &request.staging_path, *fs, flags)?;
                 reached(Step::StageMounted);
+                // From here on the mount holds the device: it goes with it, whatever becomes of us.
+                self.parts.backend.release_with_mount(&device)?;
                 self.no_longer_new(volumes, volume, new)?;
                 local.filesystem = Some(fs.name().to_owned());
             }

@@ -68,11 +68,9 @@ impl Domain {
         let share = dir.path().join("share");
         std::fs::create_dir(&share).unwrap();
         let (share, _) = gluster::open(&Source::Dir(share), &[], dir.path()).unwrap();
-        let daemons =
-            Arc::new(LocalDaemons::new(super::qemu_storage_daemon(), dir.path().join("daemons")));
+        let daemons = Arc::new(LocalDaemons::new(super::qemu_storage_daemon(), dir.path().join("daemons")));
         let agent = Arc::new(LocalAgent::default());
-        let tools =
-            Tools { qemu_img: super::qemu_img(), daemons: daemons.clone(), agents: agent.clone() };
+        let tools = Tools { qemu_img: super::qemu_img(), daemons: daemons.clone(), agents: agent.clone() };
         let volumes = Volumes::new(share, tools);
         let node: NodeId = "node-1".parse().unwrap();
         let staging = Arc::new(Staging::new(StagingParts {
@@ -120,7 +118,8 @@ impl Domain {
         std::fs::create_dir_all(&staging_path).unwrap();
         let request = StageVolume { volume, staging_path: staging_path.clone(), access: access.clone() };
         self.staging.stage(&self.volumes, &request)?;
-        let target = PublishTarget { staging_path, target_path: target_path.clone(), readonly: false, access };
+        let target =
+            PublishTarget { staging_path, target_path: target_path.clone(), readonly: false, access };
         self.staging.publish(&self.volumes.handle(volume), &target)?;
         Ok(target_path)
     }

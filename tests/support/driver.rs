@@ -157,7 +157,9 @@ impl Driver {
     {
         let channel = self.channel();
         let answer = self.runtime.block_on(async { tokio::time::timeout(LIMIT, call(channel)).await });
-        answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("the test's own limit"))).map(|a| a.into_inner())
+        answer
+            .unwrap_or_else(|_| Err(Status::deadline_exceeded("the test's own limit")))
+            .map(|a| a.into_inner())
     }
 
     pub fn create(&self, request: CreateVolumeRequest) -> Result<Volume, Status> {
@@ -220,10 +222,8 @@ impl Driver {
     }
 
     pub fn unstage(&self, volume_id: &str, staging: &Path) -> Result<(), Status> {
-        let request = NodeUnstageVolumeRequest {
-            volume_id: volume_id.to_owned(),
-            staging_target_path: text(staging),
-        };
+        let request =
+            NodeUnstageVolumeRequest { volume_id: volume_id.to_owned(), staging_target_path: text(staging) };
         self.call("NodeUnstageVolume", |channel| {
             let request = request.clone();
             async move { NodeClient::new(channel).node_unstage_volume(request).await }
@@ -231,7 +231,13 @@ impl Driver {
         .map(drop)
     }
 
-    pub fn node_publish(&self, volume_id: &str, staging: &Path, target: &Path, usage: Use) -> Result<(), Status> {
+    pub fn node_publish(
+        &self,
+        volume_id: &str,
+        staging: &Path,
+        target: &Path,
+        usage: Use,
+    ) -> Result<(), Status> {
         let request = NodePublishVolumeRequest {
             volume_id: volume_id.to_owned(),
             staging_target_path: text(staging),
