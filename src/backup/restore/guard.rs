@@ -38,7 +38,7 @@ pub(super) fn check(target: &Path, in_place: bool) -> Result<(PathBuf, TargetKin
     refuse_share(target, &path)?;
     ensure!(in_place, refuse("it exists already; --in-place overwrites it".to_owned()));
     let user = match kind.is_block_device() {
-        true => device_user(&meta),
+        true => device_user(&meta, &path),
         false => file_user(&path),
     };
     if let Some(user) = user.context(looked)? {
@@ -92,7 +92,7 @@ fn swap_user(path: &Path) -> io::Result<Option<String>> {
 }
 
 /// Who uses a block device, a partition of it, or the device that it is a partition of.
-fn device_user(meta: &Metadata) -> io::Result<Option<String>> {
+fn device_user(meta: &Metadata, target: &Path) -> io::Result<Option<String>> {
     let number = meta.rdev();
     let sys = fs::canonicalize(format!("/sys/dev/block/{}:{}", major(number), minor(number)))?;
     let mut family = vec![sys.clone()];
@@ -108,7 +108,9 @@ fn device_user(meta: &Metadata) -> io::Result<Option<String>> {
         let number = fs::read_to_string(member.join("dev"))?;
         for mount in &mounts.0 {
             // The device's filesystem, or its node handed on, as to a pod that uses it as a block device.
-            let handed_on = mount.fs_type == "devtmpfs" && mount.root == format!("/{name}");
+            // Whoever names the very place where it was handed to, means that user's device.
+            let elsewhere = mount.mount_point != target;
+            let handed_on = mount.fs_type == "devtmpfs" && mount.root == format!("/{name}") && elsewhere;
             if mount.majmin == number.trim() || handed_on {
                 return Ok(Some(format!("/dev/{name} is mounted on {}", mount.mount_point.display())));
             }
