@@ -296,3 +296,25 @@ fn a_mount_in_use_is_not_torn_away_and_binds_can_refuse_writes() {
     LinuxMounter.unmount(&file_target).unwrap();
     assert_eq!(std::fs::metadata(&file_target).unwrap().size(), 0);
 }
+
+/// A child that is being started holds every open file for a moment: an unmount waits for that, not for ever.
+#[test]
+fn a_mount_that_is_busy_for_a_moment_is_unmounted() {
+    support::need_root();
+    let dir = support::scratch();
+    let (source, target) = (dir.path().join("source"), dir.path().join("target"));
+    std::fs::create_dir_all(&source).unwrap();
+    std::fs::create_dir_all(&target).unwrap();
+    std::fs::write(source.join("file"), "x").unwrap();
+    LinuxMounter.bind(&source, &target, false).unwrap();
+    let held = std::fs::File::open(target.join("file")).unwrap();
+    let busy = LinuxMounter.unmount(&target).unwrap_err();
+    assert!(busy.to_string().contains("busy"), "{busy}");
+    let release = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(300));
+        drop(held);
+    });
+    LinuxMounter.unmount(&target).unwrap();
+    release.join().unwrap();
+    assert!(LinuxMounter.find(&target).unwrap().is_none());
+}

@@ -9,10 +9,14 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Mounting replays a journal and unmounting writes one back: on a slow share that is tens of seconds.
 const LIMIT: Duration = Duration::from_secs(120);
+
+/// How long a mount may stay busy: a child that was just forked, here or in a pod that is ending, holds every
+/// open file until it has become its own program.
+const LET_GO: Duration = Duration::from_secs(2);
 
 /// A filesystem that volumes can carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -224,8 +228,9 @@ impl Mounter for LinuxMounter {
     }
 
     fn unmount(&self, target: &Path) -> Result<(), MountError> {
-        // Stacked mounts come off one by one; so many at one path are nobody's intention.
-        for _ in 0..16 {
+        let deadline = Instant::now() + LET_GO;
+        // Stacked mounts come off one by one.
+        loop {
             if self.find(target)?.is_none() {
                 return Ok(());
             }
@@ -237,13 +242,16 @@ impl Mounter for LinuxMounter {
             }
             let hung = matches!(error, ExecError::Timeout { .. });
             if !hung && !is_dead(target) {
+                if Instant::now() < deadline {
+                    std::thread::sleep(Duration::from_millis(20));
+                    continue;
+                }
                 return Err(error).context(UnmountSnafu { target });
             }
             let mut command = Command::new("umount");
             command.args(["-n", "-l", "--"]).arg(target);
             exec::run_ok(command, LIMIT).context(UnmountSnafu { target })?;
         }
-        Ok(())
     }
 
     fn find(&self, target: &Path) -> Result<Option<MountInfo>, MountError> {

@@ -117,7 +117,7 @@ impl Volumes {
             }
         }
         reached(Step::MergeCopied);
-        self.finalize(&mut client, volume, merge)
+        self.finalize(client, volume, merge)
     }
 
     fn still_wanted(&self, volume: VolumeId, merge: &Merge) -> Result<bool, Error> {
@@ -126,7 +126,7 @@ impl Volumes {
         Ok(current.is_some_and(|current| current.run == merge.run && !current.cancelled))
     }
 
-    fn finalize(&self, client: &mut Client, volume: VolumeId, merge: &Merge) -> Result<bool, Error> {
+    fn finalize(&self, mut client: Client, volume: VolumeId, merge: &Merge) -> Result<bool, Error> {
         let mut locked = loop {
             match self.lock(volume) {
                 Err(Error::Busy { .. }) if self.still_wanted(volume, merge)? => {}
@@ -138,13 +138,15 @@ impl Volumes {
             return Ok(false);
         }
         locked.fence()?;
-        command::job_finalize(client, JOB)?;
+        command::job_finalize(&mut client, JOB)?;
         let deadline = Instant::now() + REACH;
-        while job_status(client, volume)? != JobStatus::Concluded && Instant::now() < deadline {
+        while job_status(&mut client, volume)? != JobStatus::Concluded && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(10));
         }
-        job_outcome(client, volume)?;
+        job_outcome(&mut client, volume)?;
         reached(Step::MergeFinalized);
+        // A daemon talks to one client at a time, and the next one is to tell it to quit.
+        drop(client);
         // Quitting flushes and closes the files, and frees their locks for the look at the headers.
         self.tools.daemons.stop(&daemon_name(volume))?;
         locked.settle_merge()?;
