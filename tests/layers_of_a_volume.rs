@@ -216,3 +216,23 @@ fn a_snapshot_name_belongs_to_one_volume() {
     domain.volumes.delete_snapshot(one, first.handle.snapshot).unwrap();
     domain.volumes.snapshot(two, "snap").unwrap();
 }
+
+/// G15: after a reboot the node's notes are there, the daemon and the mounts are not; the volume is staged anew.
+#[test]
+fn a_volume_whose_daemon_and_mounts_are_gone_is_staged_anew() {
+    use strata::host::mount::{LinuxMounter, Mounter};
+    use strata::qsd::DaemonHost;
+    let domain = Domain::new();
+    let volume = domain.create("pvc-reboot", VolumeKind::Qcow2);
+    let device = domain.attach(volume, Access::Block);
+    write_at(&device, 0, &vec![3; BLOCK]);
+    for daemon in domain.daemons.list().unwrap() {
+        domain.daemons.stop(&daemon.name).unwrap();
+    }
+    let refused = domain.try_attach(volume, Access::Block).unwrap_err();
+    assert!(refused.to_string().contains("daemon died"), "{refused}");
+    LinuxMounter.unmount(&device).unwrap();
+    let device = domain.attach(volume, Access::Block);
+    assert_eq!(support::domain::read_start(&device, BLOCK), vec![3; BLOCK]);
+    domain.detach(volume);
+}

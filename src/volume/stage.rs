@@ -139,7 +139,7 @@ impl Staging {
         let alive = daemon.is_some_and(|daemon| Some(daemon.instance) == local.daemon_instance);
         if !alive {
             ensure!(
-                local.targets.is_empty(),
+                self.targets_in_use(&local)?.is_empty(),
                 PreconditionSnafu {
                     volume,
                     reason: "its storage daemon died; unpublish and unstage it first"
@@ -163,6 +163,17 @@ impl Staging {
             PreconditionSnafu { volume, reason: "it is staged in another mode; unstage it first" }
         );
         Ok(true)
+    }
+
+    /// The pods' paths that are still mounts: after a reboot the notes are there and the mounts are not.
+    fn targets_in_use(&self, local: &Local) -> Result<Vec<PathBuf>, Error> {
+        let mut targets = Vec::new();
+        for target in &local.targets {
+            if self.parts.mounter.find(target)?.is_some() {
+                targets.push(target.clone());
+            }
+        }
+        Ok(targets)
     }
 
     /// Opens the active image in a daemon, under the volume's lock from the look at the record to the note in it.
@@ -288,13 +299,10 @@ impl Staging {
         );
         self.alone(handle, || {
             if let Some(local) = self.local.load(handle)? {
-                let volume = handle.volume;
+                let (volume, targets) = (handle.volume, self.targets_in_use(&local)?);
                 ensure!(
-                    local.targets.is_empty(),
-                    PreconditionSnafu {
-                        volume,
-                        reason: format!("pods still have it at {:?}", local.targets)
-                    }
+                    targets.is_empty(),
+                    PreconditionSnafu { volume, reason: format!("pods still have it at {targets:?}") }
                 );
             }
             self.close(handle)
