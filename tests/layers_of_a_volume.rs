@@ -236,3 +236,134 @@ fn a_volume_whose_daemon_and_mounts_are_gone_is_staged_anew() {
     assert_eq!(support::domain::read_start(&device, BLOCK), vec![3; BLOCK]);
     domain.detach(volume);
 }
+
+/// A source with data in two layers, s1 under s2, big enough that merging them takes a while.
+fn slow_source(domain: &Domain, name: &str) -> (VolumeId, SnapshotView, SnapshotView) {
+    let volume = domain.create(name, VolumeKind::Qcow2);
+    let mut points = Vec::new();
+    for value in 1..=2u8 {
+        let device = domain.attach(volume, Access::Block);
+        write_at(&device, 0, &vec![value; 96 << 20]);
+        domain.detach(volume);
+        points.push(domain.volumes.snapshot(volume, &format!("{name}-s{value}")).unwrap());
+    }
+    let second = points.pop().unwrap();
+    (volume, points.pop().unwrap(), second)
+}
+
+/// Invariant 2: a clone made while its snapshot's layer is being merged stands on the file that stays.
+#[test]
+fn a_clone_made_during_a_merge_opens_afterwards() {
+    let domain = Domain::new();
+    let (source, first, second) = slow_source(&domain, "merging");
+    domain.volumes.delete_snapshot(source, first.handle.snapshot).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| domain.volumes.tidy(source).unwrap());
+        let record = domain.volumes.layout().record(source);
+        while !std::fs::read_to_string(&record).unwrap().contains("\"started_at\"") {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        let from = Some(VolumeSource::Snapshot(second.handle.clone()));
+        let clone = domain.create_from("clone-in-between", VolumeKind::Qcow2, from);
+        assert_eq!(domain.read(clone, LENGTH), vec![2; LENGTH]);
+    });
+    domain.volumes.tidy(source).unwrap();
+    let clone = VolumeId::from_name("clone-in-between");
+    assert_eq!(domain.read(clone, LENGTH), vec![2; LENGTH]);
+    assert_eq!(domain.read(source, LENGTH), vec![2; LENGTH]);
+}
+
+/// An attached clone reads its source's layers: the source's merges wait, and nothing else does.
+#[test]
+fn an_attached_clone_keeps_its_source_usable() {
+    let domain = Domain::new();
+    let (source, first, second) = slow_source(&domain, "read-by-a-clone");
+    let from = Some(VolumeSource::Snapshot(second.handle.clone()));
+    let clone = domain.create_from("reader", VolumeKind::Qcow2, from);
+    let device = domain.attach(clone, Access::Block);
+    domain.volumes.delete_snapshot(source, first.handle.snapshot).unwrap();
+    domain.volumes.tidy(source).unwrap();
+    domain.volumes.snapshot(source, "while-read").unwrap();
+    assert_eq!(domain.read(source, LENGTH), vec![2; LENGTH]);
+    assert_eq!(support::domain::read_start(&device, LENGTH), vec![2; LENGTH]);
+    domain.detach(clone);
+    domain.volumes.tidy(source).unwrap();
+    let report = domain.volumes.inspect(source).unwrap();
+    assert_eq!((report.problems, report.pending), (vec![], vec![]));
+    assert_eq!(report.layers.len(), 3, "s1's layer is merged upwards: {:#?}", report.layers);
+    assert_eq!(domain.read(clone, LENGTH), vec![2; LENGTH]);
+}
+
+/// A snapshot of a deleted volume is not handed out as one of the next volume of that name.
+#[test]
+fn a_snapshot_of_a_former_life_is_not_of_this_one() {
+    let domain = Domain::new();
+    let volume = domain.create("v", VolumeKind::Qcow2);
+    let daily = domain.volumes.snapshot(volume, "daily").unwrap();
+    domain.volumes.delete(volume).unwrap();
+    assert_eq!(domain.volumes.list_snapshots(None).unwrap(), [daily]);
+    domain.create("v", VolumeKind::Qcow2);
+    assert!(matches!(domain.volumes.snapshot(volume, "daily"), Err(Error::NameTaken { .. })));
+    domain.volumes.snapshot(volume, "other").unwrap();
+}
+
+/// Ids come from names: two shares can hold the same one, and one node can have both.
+#[test]
+fn two_shares_with_one_volume_name_do_not_meet_on_a_node() {
+    let domain = Domain::new();
+    let other = domain.second_share();
+    let id = domain.create("data", VolumeKind::Qcow2);
+    let device = domain.attach(id, Access::Block);
+    write_at(&device, 0, &vec![1; BLOCK]);
+    let request = CreateVolume {
+        name: "data".into(),
+        required: None,
+        limit: None,
+        kind: VolumeKind::Qcow2,
+        source: None,
+        parameters: Default::default(),
+    };
+    other.create(&request).unwrap();
+    other.publish(id, &domain.node).unwrap();
+    let staging_path = domain.dir.path().join("other");
+    std::fs::create_dir(&staging_path).unwrap();
+    let stage = StageVolume { volume: id, staging_path: staging_path.clone(), access: Access::Block };
+    domain.staging.stage(&other, &stage).unwrap();
+    domain.staging.unstage(&other.handle(id), &staging_path).unwrap();
+    write_at(&device, 0, &vec![2; BLOCK]);
+    domain.detach(id);
+    assert_eq!(domain.read(id, BLOCK), vec![2; BLOCK]);
+}
+
+/// G10, invariant 6: what is wrong with a volume is told, and a damaged record is never replaced by itself.
+#[test]
+fn what_is_wrong_with_a_volume_is_told_and_nothing_is_changed() {
+    let domain = Domain::new();
+    let volume = domain.create("pvc-damaged", VolumeKind::Qcow2);
+    let snapshot = domain.volumes.snapshot(volume, "snap").unwrap();
+    let report = domain.volumes.inspect(volume).unwrap();
+    assert_eq!((report.layers.len(), report.problems), (2, vec![]));
+
+    let path = domain.volumes.layout().record(volume);
+    let good = std::fs::read(&path).unwrap();
+    let mut damaged = good.clone();
+    damaged[good.len() / 2] ^= 1;
+    std::fs::write(&path, &damaged).unwrap();
+    let told = |error: Error| assert!(matches!(error, Error::DamagedRecord { .. }), "{error}");
+    told(domain.volumes.snapshot(volume, "other").unwrap_err());
+    told(domain.volumes.delete_snapshot(volume, snapshot.handle.snapshot).unwrap_err());
+    told(domain.volumes.publish(volume, &domain.node).unwrap_err());
+    told(domain.volumes.delete(volume).unwrap_err());
+    assert_eq!(domain.volumes.inspect(volume).unwrap().problems.len(), 1);
+    assert_eq!(std::fs::read(&path).unwrap(), damaged, "a damaged record was written over");
+
+    std::fs::write(&path, &good).unwrap();
+    let overlay =
+        domain.files(volume).into_iter().find(|file| file.contains(&snapshot.handle.snapshot.to_string()));
+    let overlay = domain.volumes.layout().volume(volume).join(overlay.unwrap());
+    let img = strata::image::QemuImg::new(support::qemu_img());
+    let raw = strata::image::Format::Raw;
+    img.rebase_unsafe(&overlay, strata::image::Format::Qcow2, "/etc/passwd", raw).unwrap();
+    assert!(domain.volumes.inspect(volume).unwrap().problems[0].contains("/etc/passwd"));
+    assert!(domain.try_attach(volume, Access::Block).is_err(), "a chain of its own choosing was opened");
+}

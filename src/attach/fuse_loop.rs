@@ -124,7 +124,10 @@ impl Backend for FuseLoop {
         if let Some(daemon) = daemon
             && let Ok(mut client) = Client::connect(&daemon.qmp_socket, REACH)
         {
-            command::export_del(&mut client, EXPORT).context(ExportSnafu)?;
+            // I/O that is stuck on a dead share must not keep the node from letting go: the daemon is ended next.
+            if let Err(error) = command::export_del(&mut client, EXPORT) {
+                tracing::warn!(%error, "the export was not taken away in order");
+            }
         }
         self.mounter.unmount(&file).context(MountSnafu)?;
         match std::fs::remove_file(&file) {

@@ -20,6 +20,8 @@ pub(super) fn code(error: &Error) -> Code {
         // CSI: ControllerPublishVolume, "node does not exist".
         Error::NodeNotFound { .. } => Code::NotFound,
         Error::NameTaken { .. } => Code::AlreadyExists,
+        // CSI: NodeStageVolume and NodePublishVolume, "volume published but is incompatible".
+        Error::Incompatible { .. } => Code::AlreadyExists,
         // Another call works on it, and this one was not begun; asked again it will be.
         Error::Busy { .. } | Error::Pending { .. } => Code::Aborted,
         // Whoever took the lock meanwhile finishes or finds what was begun here.
@@ -108,6 +110,7 @@ mod tests {
     #[case(Error::Busy { volume: volume() }, Code::Aborted)]
     #[case(Error::Pending { volume: volume(), doing: text() }, Code::Aborted)]
     #[case(Error::Fenced { volume: volume(), reason: text() }, Code::Aborted)]
+    #[case(Error::Incompatible { volume: volume(), reason: text() }, Code::AlreadyExists)]
     #[case(Error::AttachedElsewhere { volume: volume(), node: node() }, Code::FailedPrecondition)]
     #[case(Error::NotPublished { volume: volume(), node: node() }, Code::FailedPrecondition)]
     #[case(Error::Precondition { volume: volume(), reason: text() }, Code::FailedPrecondition)]

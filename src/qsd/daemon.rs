@@ -17,6 +17,14 @@ pub struct InvalidDaemonName {
 }
 
 impl DaemonName {
+    /// The name of a daemon for a volume: ids come from names, so that two shares can have the same one.
+    pub fn of(purpose: &str, share: &str, volume: uuid::Uuid) -> Self {
+        use sha2::{Digest, Sha256};
+        let share: String = Sha256::digest(share).iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        let name = format!("{purpose}-{share}-{volume}");
+        name.parse().expect("a purpose of one short word leaves room for a UUID")
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -2,11 +2,14 @@
 
 use super::error::{Error, ImageHeaderSnafu, VolumeNotFoundSnafu};
 use super::id::{LayerId, VolumeId};
+use super::lock::Mode;
 use super::record::{Layer, ParentLayer, Record};
+use super::store::GraphLock;
 use super::volumes::Volumes;
 use crate::image::{Format, ImageRef, header};
 use snafu::{OptionExt, ResultExt};
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 /// More layers than any limit allows: past this the records form a cycle.
@@ -41,11 +44,13 @@ impl Volumes {
             let holder = if at.volume == record.id {
                 record
             } else {
-                if !others.contains_key(&at.volume) {
-                    let other = self.read(at.volume)?.context(VolumeNotFoundSnafu { volume: at.volume })?;
-                    others.insert(at.volume, other);
+                match others.entry(at.volume) {
+                    Entry::Occupied(known) => known.into_mut(),
+                    Entry::Vacant(unknown) => {
+                        let other = self.read(at.volume)?;
+                        unknown.insert(other.context(VolumeNotFoundSnafu { volume: at.volume })?)
+                    }
                 }
-                &others[&at.volume]
             };
             let layer = holder.layer(at.layer).ok_or_else(|| {
                 broken(format!(
@@ -58,6 +63,27 @@ impl Volumes {
             links.push(Link { volume: at.volume, layer: layer.clone(), path });
         }
         Ok(links)
+    }
+
+    /// Keeps the layers of other volumes that a volume stands on where they are, until the answer is dropped: no merge
+    /// begins, and those that run are stopped. None if it stands on its own layers alone.
+    pub(super) fn hold_sources(&self, id: VolumeId) -> Result<Option<GraphLock>, Error> {
+        let Some(record) = self.read(id)? else { return Ok(None) };
+        let Some(active) = record.active else { return Ok(None) };
+        if record.layers.iter().all(|layer| layer.parent.is_none_or(|parent| parent.volume == id)) {
+            return Ok(None);
+        }
+        let graph = self.graph(Mode::Shared, id)?;
+        let volumes: BTreeSet<VolumeId> = self
+            .chain(&record, active)?
+            .into_iter()
+            .map(|link| link.volume)
+            .filter(|volume| *volume != id)
+            .collect();
+        for volume in volumes {
+            self.lock(volume)?.stop_merge()?;
+        }
+        Ok(Some(graph))
     }
 
     /// Holds every header of a chain to the records. A layer with a backing file of its own choosing, or with its

@@ -60,7 +60,7 @@ pub enum Error {
     NodeUnreachable { volume: VolumeId, node: NodeId, source: AgentError },
     /// A record that fails its checks. Never replaced by itself.
     #[snafu(display(
-        "the record of volume {volume} is damaged: {reason}; nothing was changed, run `strata volume check`"
+        "the record of volume {volume} is damaged: {reason}; nothing was changed; `strata volume check` shows the volume, and the record has to be put right from a copy"
     ))]
     DamagedRecord { volume: VolumeId, reason: String },
     /// The lock was lost, or somebody wrote the record without it.
@@ -92,6 +92,9 @@ pub enum Error {
     /// An image could not be made or changed.
     #[snafu(display("{source}"))]
     QemuImg { source: QemuImgError },
+    /// It is there, but not as asked for.
+    #[snafu(display("volume {volume}: {reason}"))]
+    Incompatible { volume: VolumeId, reason: String },
     /// An image is in use where it must not be, or its lock cannot be had.
     #[snafu(display("{source}"))]
     ImageLock { source: LockError },

@@ -14,15 +14,16 @@
 use super::chain::{Link, relative};
 use super::cut::is_held;
 use super::error::*;
-use super::id::LayerId;
+use super::id::{LayerId, VolumeHandle};
 use super::record::{Direction, Layer, Merge, Record};
 use super::steps::{Step, reached};
 use super::store::Locked;
 use crate::image::Format;
 use crate::image::header::Header;
-use crate::image::lock::ImageLock;
+use crate::image::lock::{self, ImageLock};
 use crate::qsd::DaemonName;
 use jiff::Timestamp;
+use snafu::ResultExt;
 use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
@@ -32,8 +33,8 @@ use uuid::Uuid;
 const STOP_WAIT: Duration = Duration::from_secs(5);
 
 /// The name of the daemon that merges layers of a volume. One merge a volume at a time.
-pub(super) fn daemon_name(volume: super::id::VolumeId) -> DaemonName {
-    format!("merge-{volume}").parse().expect("a UUID fits a daemon name")
+pub(super) fn daemon_name(volume: &VolumeHandle) -> DaemonName {
+    DaemonName::of("merge", volume.share.as_str(), volume.volume.uuid())
 }
 
 /// Two layers that can become one.
@@ -72,6 +73,15 @@ impl Locked<'_> {
         let Some(pair) = candidate(&self.record, &outside) else { return Ok(None) };
         if self.is_pinned(pair.lower) || self.is_pinned(pair.upper) {
             return Ok(None);
+        }
+        // Open in another process, such as the daemon of a clone: a merge would only fail.
+        let files = [Some(pair.lower), Some(pair.upper), pair.above].into_iter().flatten();
+        for layer in files.filter_map(|id| self.record.layer(id)) {
+            let free = ImageLock::write(&self.image(&layer.file));
+            if is_held(&free) {
+                return Ok(None);
+            }
+            drop(free.context(ImageLockSnafu)?);
         }
         let direction = self.direction(pair)?;
         let merge = Merge {
@@ -115,7 +125,7 @@ impl Locked<'_> {
             merge.cancelled = true;
             self.commit()?;
         }
-        self.volumes.tools.daemons.stop(&daemon_name(self.id()))?;
+        self.volumes.tools.daemons.stop(&daemon_name(&self.volumes.handle(self.id())))?;
         let deadline = Instant::now() + STOP_WAIT;
         while !self.settle_merge()? {
             if Instant::now() > deadline {
@@ -137,9 +147,11 @@ impl Locked<'_> {
             let reason = "its merge names layers that are not there".to_owned();
             return DamagedRecordSnafu { volume: self.id(), reason }.fail();
         };
-        let locks = [&lower, &upper].map(|layer| ImageLock::write(&self.image(&layer.file)));
-        if locks.iter().any(is_held) {
-            return Ok(false);
+        // Its daemon writes to one of these. Who only reads (a clone's daemon) is no sign of a running merge.
+        for layer in [&lower, &upper].into_iter().chain(self.record.children(upper.id)) {
+            if lock::in_use(&self.image(&layer.file)).context(ImageLockSnafu)? {
+                return Ok(false);
+            }
         }
         if self.header_changed(&merge, &lower, &upper)? {
             self.record_merged(&merge, &lower)?;
@@ -150,7 +162,6 @@ impl Locked<'_> {
             }
             self.commit()?;
         }
-        drop(locks);
         self.empty_trash()?;
         self.write_info()?;
         Ok(true)
@@ -170,7 +181,6 @@ impl Locked<'_> {
                 (self.image(&upper.file), Some(self.image(&lower.file)), below.map(|link: Link| link.path))
             }
         };
-        use snafu::ResultExt;
         let found = Header::read(&overlay).context(ImageHeaderSnafu)?.backing_file;
         let name = |path: Option<std::path::PathBuf>| path.map(|path| relative(&overlay, &path));
         if found == name(new) {

@@ -52,6 +52,7 @@ impl Volumes {
 
     /// Merges one pair. False when there is none, or when it has to wait.
     fn merge_one(&self, volume: VolumeId) -> Result<bool, Error> {
+        self.settle(volume)?;
         let graph = self.graph(Mode::Exclusive, volume)?;
         let mut locked = match self.lock(volume) {
             Err(Error::VolumeNotFound { .. }) => return Ok(false),
@@ -69,7 +70,7 @@ impl Volumes {
         self.verify(&chain)?;
         drop(locked);
         let merged = self.run_merge(volume, &merge, &chain);
-        let stopped = self.tools.daemons.stop(&daemon_name(volume));
+        let stopped = self.tools.daemons.stop(&daemon_name(&self.handle(volume)));
         let done = merged.and_then(|finished| stopped.map_err(Error::from).map(|()| finished));
         self.conclude(volume, &merge, done)
     }
@@ -94,7 +95,7 @@ impl Volumes {
 
     /// Copies, and does the last step under the volume's lock. False when it was asked to stop.
     fn run_merge(&self, volume: VolumeId, merge: &Merge, chain: &[Link]) -> Result<bool, Error> {
-        let name = daemon_name(volume);
+        let name = daemon_name(&self.handle(volume));
         // One that is still there belongs to a merge that was broken off.
         self.tools.daemons.stop(&name)?;
         let daemon = self.tools.daemons.start(&name)?;
@@ -148,7 +149,7 @@ impl Volumes {
         // A daemon talks to one client at a time, and the next one is to tell it to quit.
         drop(client);
         // Quitting flushes and closes the files, and frees their locks for the look at the headers.
-        self.tools.daemons.stop(&daemon_name(volume))?;
+        self.tools.daemons.stop(&daemon_name(&self.handle(volume)))?;
         locked.settle_merge()?;
         let done = locked.record.merge.is_none();
         tracing::info!(%volume, direction = ?merge.direction, "two layers were merged");

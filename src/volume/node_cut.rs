@@ -61,14 +61,16 @@ impl Staging {
         };
         let began = Instant::now();
         reached(Step::CutFrozen);
-        // On an error `frozen` is dropped, which thaws.
-        command::snapshot(client, node, overlay)?;
-        reached(Step::CutSwitched);
+        let switched = command::snapshot(client, node, overlay);
+        if switched.is_ok() {
+            reached(Step::CutSwitched);
+        }
         let (filesystem_consistent, pause) = match frozen.map(FrozenFs::thaw) {
             Some(thawed) => (thawed.held, thawed.pause),
             None => (false, began.elapsed()),
         };
         self.note_freeze(local, false)?;
+        switched?;
         Ok(CutReport::Switched { filesystem_consistent, pause })
     }
 
@@ -111,18 +113,29 @@ impl Staging {
         Ok(())
     }
 
-    /// Thaws what a process that died had frozen. To be called before anything else at start.
+    /// Thaws what a process that died had frozen. To be called before anything else at start. One volume that
+    /// cannot be thawed (its mount is gone) keeps no other one frozen.
     pub fn thaw_leftovers(&self) -> Result<(), Error> {
         for handle in self.local.list()? {
-            let Some(local) = self.local.load(&handle)?.filter(|local| local.freezing) else { continue };
-            if let Some(device) = &local.device {
-                let expected = DevNumber::of_node(device).map_err(Error::io("stat", device))?;
-                freeze::thaw_leftover(&local.staging_path, expected)?;
-                tracing::warn!(volume = %handle, "thawed a filesystem that a cut had left frozen");
+            match self.thaw_leftover(&handle) {
+                Ok(false) => {}
+                Ok(true) => {
+                    tracing::warn!(volume = %handle, "thawed a filesystem that a cut had left frozen")
+                }
+                Err(error) => tracing::error!(volume = %handle, %error, "a filesystem may still be frozen"),
             }
-            self.note_freeze(&local, false)?;
         }
         Ok(())
+    }
+
+    fn thaw_leftover(&self, handle: &VolumeHandle) -> Result<bool, Error> {
+        let Some(local) = self.local.load(handle)?.filter(|local| local.freezing) else { return Ok(false) };
+        if let Some(device) = &local.device {
+            let expected = DevNumber::of_node(device).map_err(Error::io("stat", device))?;
+            freeze::thaw_leftover(&local.staging_path, expected)?;
+        }
+        self.note_freeze(&local, false)?;
+        Ok(true)
     }
 
     /// The daemon of an attachment; None when this node does not have it open.

@@ -10,6 +10,7 @@ use crate::image::ImageRef;
 use jiff::{SignedDuration, Timestamp};
 use snafu::OptionExt;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use uuid::Uuid;
@@ -29,8 +30,30 @@ pub struct Pinned {
     pub volume: VolumeView,
     /// The snapshot.
     pub snapshot: SnapshotView,
+    lease: Arc<Lease>,
     stop: Option<Sender<()>>,
     keeper: Option<JoinHandle<()>>,
+}
+
+/// Until when the pins are known to hold.
+struct Lease(Mutex<Timestamp>);
+
+impl Lease {
+    fn set(&self, until: Timestamp) {
+        *self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = until;
+    }
+
+    fn until(&self) -> Timestamp {
+        *self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Pinned {
+    /// The pins ran out before they could be renewed (this machine was asleep, the share was away): what was read since
+    /// may be anything, and what was made of it must be thrown away.
+    pub fn is_lost(&self) -> bool {
+        Timestamp::now() >= self.lease.until()
+    }
 }
 
 impl Volumes {
@@ -46,10 +69,14 @@ impl Volumes {
         let pinned: Vec<VolumeId> = tops.iter().map(|(volume, _)| *volume).collect();
         // From here on the keeper removes the pins, also when a step below fails.
         let (stop, on_stop) = channel();
-        let (volumes, held) = (self.clone(), pinned.clone());
+        let lease = Arc::new(Lease(Mutex::new(Timestamp::now() + LEASE)));
+        let (volumes, held, kept) = (self.clone(), pinned, lease.clone());
         let keeper = std::thread::spawn(move || {
             while on_stop.recv_timeout(RENEWAL) == Err(RecvTimeoutError::Timeout) {
-                held.iter().for_each(|volume| volumes.renew(*volume, id));
+                let until = Timestamp::now() + LEASE;
+                if held.iter().all(|volume| volumes.renew(*volume, id, until)) {
+                    kept.set(until);
+                }
             }
             held.iter().for_each(|volume| volumes.unpin(*volume, id));
         });
@@ -58,6 +85,7 @@ impl Volumes {
             size: view.size,
             volume: volume_view,
             snapshot: view,
+            lease,
             stop: Some(stop),
             keeper: Some(keeper),
         };
@@ -82,17 +110,20 @@ impl Volumes {
         locked.commit()
     }
 
-    fn renew(&self, volume: VolumeId, id: Uuid) {
+    /// False when the pin could not be renewed, or had run out and was taken away.
+    fn renew(&self, volume: VolumeId, id: Uuid, until: Timestamp) -> bool {
         let renewed = self.lock(volume).and_then(|mut locked| {
-            if let Some(pin) = locked.record.pins.iter_mut().find(|pin| pin.id == id) {
-                pin.until = Timestamp::now() + LEASE;
-                locked.commit()?;
-            }
-            Ok(())
+            let now = Timestamp::now();
+            let Some(pin) = locked.record.pins.iter_mut().find(|pin| pin.id == id && pin.until > now) else {
+                return Ok(false);
+            };
+            pin.until = until;
+            locked.commit().map(|()| true)
         });
-        if let Err(error) = renewed {
+        renewed.unwrap_or_else(|error| {
             tracing::warn!(%volume, %error, "a pin was not renewed; trying again");
-        }
+            false
+        })
     }
 
     fn unpin(&self, volume: VolumeId, id: Uuid) {

@@ -36,21 +36,34 @@ impl Volumes {
     /// Makes a volume, or finds the one that an earlier call of the same name made.
     pub fn create(&self, request: &CreateVolume) -> Result<VolumeView, Error> {
         let id = VolumeId::from_name(&request.name);
+        // Before the look at the source, which may be gone by the time a call is repeated.
+        if let Some(record) = self.read(id)?.filter(|record| record.state == State::Ready) {
+            same_volume(&record, request)?;
+            return Ok(self.view(&record));
+        }
         // Held until the clone's record names its parent: nobody merges or unlinks that layer in between.
         let _graph = request.source.as_ref().map(|_| self.graph(Mode::Shared, id)).transpose()?;
-        let origin = self.origin(request)?;
-        let capacity = capacity(request, origin.as_ref().map(|origin| origin.size))?;
         let mut locked = self.lock_or_begin(id, || begin(id, request))?;
-        if locked.is_stored() && locked.record.state != State::Deleted {
-            same_volume(&locked.record, request, capacity, origin.as_ref())?;
-            if locked.record.state == State::Ready {
-                return Ok(self.view(&locked.record));
+        if locked.record.state == State::Deleted {
+            drop(locked);
+            let origin = self.origin(request)?;
+            let capacity = capacity(request, origin.as_ref().map(|origin| origin.size))?;
+            locked = self.lock_or_begin(id, || begin(id, request))?;
+            if locked.record.state == State::Deleted {
+                self.begin(&mut locked, request, capacity, origin.as_ref())?;
             }
-        } else {
-            self.begin(&mut locked, request, capacity, origin.as_ref())?;
+        }
+        same_volume(&locked.record, request)?;
+        match locked.record.state {
+            State::Ready => return Ok(self.view(&locked.record)),
+            State::Creating => {}
+            State::Restoring | State::Deleted => {
+                let doing = format!("it is {:?}", locked.record.state);
+                return PendingSnafu { volume: id, doing }.fail();
+            }
         }
         reached(Step::CreateRecorded);
-        self.make_base(&locked, origin.as_ref())?;
+        self.make_base(&locked)?;
         reached(Step::CreateImageMade);
         locked.record.state = State::Ready;
         locked.commit()?;
@@ -58,12 +71,18 @@ impl Volumes {
         Ok(self.view(&locked.record))
     }
 
-    /// The frozen layer that a clone is to stand on.
+    /// The frozen layer that a clone is to stand on. Under the graph lock, after which no merge can begin; one that
+    /// runs already is stopped, for it would end by moving the layer to another file.
     fn origin(&self, request: &CreateVolume) -> Result<Option<Origin>, Error> {
         let Some(VolumeSource::Snapshot(handle)) = &request.source else { return Ok(None) };
         ensure!(handle.share == self.share.key, ShareNotFoundSnafu { share: handle.share.to_string() });
         let missing = SnapshotNotFoundSnafu { volume: handle.volume, snapshot: handle.snapshot };
-        let record = self.read(handle.volume)?.context(missing.clone())?;
+        let mut source = match self.lock(handle.volume) {
+            Err(Error::VolumeNotFound { .. }) => return missing.fail(),
+            source => source?,
+        };
+        source.stop_merge()?;
+        let record = &source.record;
         let snapshot = record.snapshot(handle.snapshot).context(missing)?;
         let layer = record.layer(snapshot.layer).expect("a read record is consistent").clone();
         Ok(Some(Origin { handle: handle.clone(), layer, size: snapshot.size }))
@@ -83,7 +102,8 @@ impl Volumes {
         let needed = if request.kind == VolumeKind::RawFull && origin.is_none() { capacity } else { 0 };
         ensure!(room.free > needed, NoRoomSnafu { needed, free: room.free });
         make_folder(&self.layout.volume(id))?;
-        if let Some(origin) = origin {
+        // A new life that stands on a snapshot of the former one has no need to be announced to itself.
+        if let Some(origin) = origin.filter(|origin| origin.handle.volume != id) {
             self.announce_child(origin.handle.volume, id)?;
             reached(Step::CloneAnnounced);
         }
@@ -119,17 +139,15 @@ impl Volumes {
     }
 
     /// Makes the file of the active layer. An earlier try may have made it, or a part of it.
-    fn make_base(&self, locked: &Locked<'_>, origin: Option<&Origin>) -> Result<(), Error> {
+    fn make_base(&self, locked: &Locked<'_>) -> Result<(), Error> {
         let layer = locked.record.active_layer().expect("a volume that is being made has an active layer");
         let path = locked.image(&layer.file);
         if path.exists() {
             // It got its final name only when it was complete.
             return Ok(());
         }
-        let backing = origin.map(|origin| {
-            let below = self.layout.image(origin.handle.volume, &origin.layer.file);
-            (relative(&path, &below), origin.layer.format)
-        });
+        let chain = self.chain(&locked.record, layer.id)?;
+        let backing = chain.get(1).map(|below| (relative(&path, &below.path), below.layer.format));
         let full = locked.record.kind == VolumeKind::RawFull && layer.format == Format::Raw;
         let preallocation = if full { Preallocation::Full } else { Preallocation::Off };
         let create = Create { format: layer.format, size: layer.size, preallocation, backing };
@@ -142,7 +160,14 @@ impl Volumes {
         let temporary = locked.image(&format!(".{file}.tmp"));
         remove_file(&temporary)?;
         let limit = if create.preallocation == Preallocation::Full { FULL_ALLOCATION } else { QUICK };
-        QemuImg::new(self.tools.qemu_img.clone()).create(&temporary, create, limit).context(QemuImgSnafu)?;
+        let made = QemuImg::new(self.tools.qemu_img.clone()).create(&temporary, create, limit);
+        if let Err(error) = made {
+            remove_file(&temporary)?;
+            if error.to_string().contains("No space left on device") {
+                return NoRoomSnafu { needed: create.size, free: self.room()?.free }.fail();
+            }
+            return Err(error).context(QemuImgSnafu);
+        }
         let private = std::fs::Permissions::from_mode(0o600);
         std::fs::set_permissions(&temporary, private).map_err(Error::io("set the mode of", &temporary))?;
         std::fs::File::open(&temporary)
@@ -244,19 +269,16 @@ fn capacity(request: &CreateVolume, source: Option<u64>) -> Result<u64, Error> {
 }
 
 /// Whether an existing volume is what a request asks for.
-fn same_volume(
-    record: &Record,
-    request: &CreateVolume,
-    capacity: u64,
-    origin: Option<&Origin>,
-) -> Result<(), Error> {
+fn same_volume(record: &Record, request: &CreateVolume) -> Result<(), Error> {
     let name = request.name.clone();
     let taken = |difference: String| NameTakenSnafu { name, difference }.fail();
-    let fits = record.capacity >= capacity && request.limit.is_none_or(|limit| record.capacity <= limit);
-    if !fits || (request.required.is_some() && record.capacity != capacity) {
-        return taken(format!("it has {} bytes, not {capacity}", record.capacity));
+    let wanted = request.required.map(|_| capacity(request, None)).transpose()?;
+    let limited = request.limit.is_none_or(|limit| record.capacity <= limit);
+    if !limited || wanted.is_some_and(|wanted| wanted != record.capacity) {
+        return taken(format!("it has {} bytes", record.capacity));
     }
-    if record.source.as_ref() != origin.map(|origin| &origin.handle) {
+    let source = request.source.as_ref().map(|VolumeSource::Snapshot(handle)| handle);
+    if record.source.as_ref() != source {
         return taken("it was made from another source".to_owned());
     }
     if record.kind != request.kind && record.source.is_none() {

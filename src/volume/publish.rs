@@ -19,6 +19,11 @@ impl Volumes {
         Ok(self.view(&record.context(VolumeNotFoundSnafu { volume })?))
     }
 
+    /// Whether there is a volume of that id, in whatever state.
+    pub fn knows(&self, volume: VolumeId) -> Result<bool, Error> {
+        Ok(self.read(volume)?.is_some_and(|record| record.state != State::Deleted))
+    }
+
     /// Gives a volume to a node, which alone may write to it.
     pub fn publish(&self, volume: VolumeId, node: &NodeId) -> Result<(), Error> {
         let mut locked = self.lock(volume)?;

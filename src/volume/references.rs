@@ -55,10 +55,11 @@ impl Volumes {
 
     /// Answers the volumes that have perhaps lost a reference.
     fn sweep_one(&self, id: VolumeId) -> Result<BTreeSet<VolumeId>, Error> {
+        self.settle(id)?;
         let graph = self.graph(Mode::Exclusive, id)?;
         let mut locked = match self.lock(id) {
             Err(Error::VolumeNotFound { .. }) => {
-                self.remove_folder(id);
+                self.remove_leftovers(id)?;
                 return Ok(BTreeSet::new());
             }
             locked => locked?,
@@ -86,12 +87,33 @@ impl Volumes {
         } else {
             locked.write_info()?;
         }
-        drop(locked);
-        drop(graph);
+        // Still under both locks: a new life of this volume may announce itself again right after.
         for source in &lost {
             remove_file(&self.layout.children(*source).join(id.to_string()))?;
         }
+        drop(locked);
+        drop(graph);
         Ok(lost)
+    }
+
+    /// Finishes what was begun on a volume, before the graph lock is taken: a node that has to be asked and does
+    /// not answer would keep all other volumes of the share waiting.
+    pub(super) fn settle(&self, id: VolumeId) -> Result<(), Error> {
+        match self.lock(id) {
+            Err(Error::VolumeNotFound { .. }) => Ok(()),
+            locked => locked.map(drop),
+        }
+    }
+
+    /// Removes the folder of a volume whose record is gone.
+    fn remove_leftovers(&self, id: VolumeId) -> Result<(), Error> {
+        if self.layout.volume(id).exists() {
+            let _lock = self.take_lock(id)?;
+            if self.read(id)?.is_none() {
+                self.remove_folder(id);
+            }
+        }
+        Ok(())
     }
 
     /// Removes the folder of a volume that has no record. What is in it that is not ours keeps it there.

@@ -17,6 +17,9 @@ impl Volumes {
         let id = SnapshotId::from_name(name);
         let mut locked = self.lock(volume)?;
         if let Some(snapshot) = locked.record.snapshot(id) {
+            let of_this_life = snapshot.incarnation == locked.record.incarnation;
+            let difference = "it is a snapshot of an earlier volume of the same name";
+            ensure!(of_this_life, NameTakenSnafu { name, difference });
             return Ok(self.snapshot_view(volume, snapshot));
         }
         match locked.record.state {
@@ -44,11 +47,18 @@ impl Volumes {
             let difference = format!("it is a snapshot of volume {owner}");
             ensure!(!theirs, NameTakenSnafu { name, difference });
         }
-        if owner != Some(volume) {
-            super::provision::make_folder(path.parent().expect("it is in a folder"))?;
-            fsio::write_atomic(&path, volume.to_string().as_bytes())?;
+        if owner == Some(volume) {
+            return Ok(());
         }
-        Ok(())
+        super::provision::make_folder(path.parent().expect("it is in a folder"))?;
+        remove_file(&path)?;
+        match fsio::create_exclusive(&path, volume.to_string().as_bytes()) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                let doing = format!("another volume takes a snapshot of the name {name:?}");
+                PendingSnafu { volume, doing }.fail()
+            }
+            created => Ok(created?),
+        }
     }
 
     /// Drops a snapshot. Its space comes back later, by [`Volumes::tidy`]. Not there: success.

@@ -81,8 +81,8 @@ struct Opened {
 }
 
 /// The name of the daemon that has a volume open on its node.
-pub(super) fn daemon_name(volume: VolumeId) -> DaemonName {
-    format!("volume-{volume}").parse().expect("a UUID fits a daemon name")
+pub(super) fn daemon_name(volume: &VolumeHandle) -> DaemonName {
+    DaemonName::of("volume", volume.share.as_str(), volume.volume.uuid())
 }
 
 impl Staging {
@@ -135,7 +135,7 @@ impl Staging {
     fn is_staged(&self, handle: &VolumeHandle, request: &StageVolume) -> Result<bool, Error> {
         let Some(local) = self.local.load(handle)?.filter(|local| local.staged) else { return Ok(false) };
         let volume = handle.volume;
-        let daemon = self.parts.daemons.find(&daemon_name(volume))?;
+        let daemon = self.parts.daemons.find(&daemon_name(handle))?;
         let alive = daemon.is_some_and(|daemon| Some(daemon.instance) == local.daemon_instance);
         if !alive {
             ensure!(
@@ -160,7 +160,7 @@ impl Staging {
         };
         ensure!(
             local.filesystem == wanted,
-            PreconditionSnafu { volume, reason: "it is staged in another mode; unstage it first" }
+            IncompatibleSnafu { volume, reason: "it is staged in another mode; unstage it first" }
         );
         Ok(true)
     }
@@ -179,6 +179,7 @@ impl Staging {
     /// Opens the active image in a daemon, under the volume's lock from the look at the record to the note in it.
     fn open(&self, volumes: &Volumes, request: &StageVolume) -> Result<Opened, Error> {
         let volume = request.volume;
+        let _sources = volumes.hold_sources(volume)?;
         let mut locked = volumes.lock(volume)?;
         let node = &self.parts.node;
         ensure!(locked.record.state != State::Deleted, VolumeNotFoundSnafu { volume });
@@ -207,7 +208,7 @@ impl Staging {
             targets: Vec::new(),
         };
         self.local.save(&local)?;
-        let daemon = self.parts.daemons.start(&daemon_name(volume))?;
+        let daemon = self.parts.daemons.start(&daemon_name(&local.handle))?;
         local.daemon_instance = Some(daemon.instance.clone());
         self.local.save(&local)?;
         let mut client = Client::connect(&daemon.qmp_socket, REACH)?;
@@ -316,7 +317,7 @@ impl Staging {
             self.parts.mounter.unmount(&local.staging_path)?;
         }
         reached(Step::UnstageUnmounted);
-        let name = daemon_name(handle.volume);
+        let name = daemon_name(handle);
         let daemon = self.parts.daemons.find(&name)?;
         self.parts.backend.detach(daemon.as_ref(), &self.local.work_dir(handle))?;
         self.parts.daemons.stop(&name)?;
@@ -326,7 +327,7 @@ impl Staging {
 
     /// The daemon that has a staged volume open.
     pub(super) fn daemon_of(&self, local: &Local) -> Result<Option<Daemon>, Error> {
-        let daemon = self.parts.daemons.find(&daemon_name(local.handle.volume))?;
+        let daemon = self.parts.daemons.find(&daemon_name(&local.handle))?;
         Ok(daemon.filter(|daemon| Some(&daemon.instance) == local.daemon_instance.as_ref()))
     }
 

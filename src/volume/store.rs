@@ -74,7 +74,7 @@ impl Volumes {
         Ok(locked)
     }
 
-    fn take_lock(&self, id: VolumeId) -> Result<ShareLock, Error> {
+    pub(super) fn take_lock(&self, id: VolumeId) -> Result<ShareLock, Error> {
         let path = self.layout.lock(id);
         let lock = ShareLock::acquire(&path, Mode::Exclusive, self.lock_wait);
         lock.map_err(Error::io("lock", path))?.context(BusySnafu { volume: id })

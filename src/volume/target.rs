@@ -41,12 +41,12 @@ impl Staging {
             let block = request.access == Access::Block;
             ensure!(
                 block == local.filesystem.is_none(),
-                PreconditionSnafu { volume, reason: "it is staged in another mode (block or mount)" }
+                IncompatibleSnafu { volume, reason: "it is staged in another mode (block or mount)" }
             );
             if let Some(mounted) = self.parts.mounter.find(target)? {
                 ensure!(
                     local.targets.contains(target) && mounted.read_only() == request.readonly,
-                    PreconditionSnafu { volume, reason: format!("{} is a mount already", target.display()) }
+                    IncompatibleSnafu { volume, reason: format!("{} is a mount already", target.display()) }
                 );
                 return Ok(());
             }

@@ -86,6 +86,19 @@ impl Domain {
         Domain { volumes, staging, daemons, node, dir }
     }
 
+    /// Another share beside the first one.
+    pub fn second_share(&self) -> Volumes {
+        let share = self.dir.path().join("share-2");
+        std::fs::create_dir(&share).unwrap();
+        let (share, _) = gluster::open(&Source::Dir(share), &[], self.dir.path()).unwrap();
+        let agents = Arc::new(LocalAgent::default());
+        assert!(agents.0.set(self.staging.clone()).is_ok());
+        let tools = Tools { qemu_img: super::qemu_img(), daemons: self.daemons.clone(), agents };
+        let volumes = Volumes::new(share, tools);
+        volumes.register_node(&NodeRecord::now(self.node.clone(), "local".into())).unwrap();
+        volumes
+    }
+
     /// A new volume of 1 GiB.
     pub fn create(&self, name: &str, kind: VolumeKind) -> VolumeId {
         self.create_from(name, kind, None)
