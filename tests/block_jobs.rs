@@ -151,7 +151,7 @@ fn streaming_everything_leaves_no_backing_file() {
     drop(client);
     c.rig.daemons.stop(&c.rig.name).unwrap();
     header::verify(&c.top.path, None).unwrap();
-    assert!(c.same(&[c.top.clone()], &live));
+    assert!(c.same(std::slice::from_ref(&c.top), &live));
 }
 
 /// Fully allocated stays fully allocated, whatever is merged into it: zeros too.

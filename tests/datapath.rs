@@ -30,7 +30,7 @@ fn rig() -> Rig {
 fn parallel_writes_through_export_and_loop_come_back() {
     let rig = rig();
     let image = rig.create("base", Format::Qcow2, 256 * MIB, Preallocation::Off);
-    let (_, device) = rig.attach(&[image.clone()]);
+    let (_, device) = rig.attach(std::slice::from_ref(&image));
     assert_eq!(selftest::write_and_verify(&device.path, 256 * MIB).unwrap(), 256 * MIB);
     rig.detach();
     assert!(rig.img.check(&image.path, image.format, support::disk::LIMIT).unwrap().ok);

@@ -56,7 +56,7 @@ fn while_a_daemon_writes_the_image_we_get_no_lock(#[case] format: Format) {
     let rig = Rig::new(&support::qemu_storage_daemon());
     let image = rig.create("image", format, 1 << 20, Preallocation::Off);
     assert!(!in_use(&image.path).unwrap());
-    let (daemon, _) = rig.attach(&[image.clone()]);
+    let (daemon, _) = rig.attach(std::slice::from_ref(&image));
     assert!(in_use(&image.path).unwrap());
     assert!(matches!(ImageLock::write(&image.path), Err(LockError::Held { .. })));
     assert!(matches!(ImageLock::read(&image.path), Err(LockError::Held { .. })));

@@ -96,11 +96,6 @@ impl Locked<'_> {
         self.record.id
     }
 
-    /// Whether the record was ever written.
-    pub(super) fn is_stored(&self) -> bool {
-        self.stored.is_some()
-    }
-
     /// Proves that the lock is still ours and that nobody wrote behind our back. Before each rename and unlink.
     pub(super) fn fence(&self) -> Result<(), Error> {
         let volume = self.id();
