@@ -11,8 +11,8 @@ use tokio::sync::Semaphore;
 /// A merge is mostly waiting for the share: more of them at a time would only slow the pods down.
 const AT_A_TIME: usize = 2;
 /// A volume that is busy is looked at again after this long, this many times; then the next round counts.
-const RETRY_AFTER: Duration = Duration::from_secs(5);
-const RETRIES: usize = 12;
+const RETRY_AFTER: Duration = Duration::from_secs(2);
+const RETRIES: usize = 30;
 
 /// Runs [`Volumes::tidy`] where it is due.
 #[derive(Clone)]
@@ -64,7 +64,10 @@ impl Tidy {
             drop(permit);
             match tidied {
                 Ok(Ok(())) => return,
-                Ok(Err(error @ (Error::Busy { .. } | Error::Pending { .. }))) => {
+                // A node that cannot be asked may be starting.
+                Ok(Err(
+                    error @ (Error::Busy { .. } | Error::Pending { .. } | Error::NodeUnreachable { .. }),
+                )) => {
                     tracing::debug!(volume = %handle, %error, "background work waits");
                 }
                 Ok(Err(error)) => {

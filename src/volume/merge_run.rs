@@ -84,10 +84,12 @@ impl Volumes {
                 Err(Error::VolumeNotFound { .. }) => return Ok(false),
                 locked => {
                     let mut locked = locked?;
-                    if locked.record.merge.as_ref().is_some_and(|other| other.run == merge.run) {
+                    let ours = locked.record.merge.as_ref().filter(|other| other.run == merge.run);
+                    let stopped = ours.is_none_or(|ours| ours.cancelled);
+                    if ours.is_some() {
                         locked.stop_merge()?;
                     }
-                    return done;
+                    return outcome(volume, done, stopped);
                 }
             }
         }
@@ -207,6 +209,19 @@ fn job_status(client: &mut Client, volume: VolumeId) -> Result<JobStatus, Error>
     let jobs = command::jobs(client)?;
     let doing = "its merge has vanished".to_owned();
     Ok(jobs.iter().find(|job| job.id == JOB).context(PendingSnafu { volume, doing })?.status)
+}
+
+/// What the caller hears of a merge. One that was stopped is begun anew soon, whatever error its end made.
+fn outcome(volume: VolumeId, done: Result<bool, Error>, stopped: bool) -> Result<bool, Error> {
+    match done {
+        Ok(true) => Ok(true),
+        Err(error) if !stopped => Err(error),
+        other => {
+            tracing::debug!(%volume, ?other, "a merge was stopped");
+            let doing = "a merge of its layers was stopped for something else".to_owned();
+            PendingSnafu { volume, doing }.fail()
+        }
+    }
 }
 
 /// Success, or why the job failed.

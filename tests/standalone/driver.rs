@@ -1,6 +1,6 @@
 //! A driver in a folder of its own: `strata standalone`, its clients, and its end.
 
-use crate::support::{self, qemu_img, qemu_storage_daemon};
+use crate::support::{self, leftovers, qemu_img, qemu_storage_daemon};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -88,27 +88,10 @@ impl Driver {
 
     /// The process of a role: one whose command line holds this verb and our folder.
     pub fn role(&self, verb: &str) -> Option<u32> {
-        self.processes().into_iter().find(|(_, line)| line.iter().any(|arg| arg == verb)).map(|(pid, _)| pid)
-    }
-
-    /// Every process that has our folder in its command line or as its own folder.
-    fn processes(&self) -> Vec<(u32, Vec<String>)> {
-        let ours = self.dir().display().to_string();
-        let mut found = Vec::new();
-        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
-                continue;
-            };
-            let Ok(line) = std::fs::read(entry.path().join("cmdline")) else { continue };
-            let line: Vec<String> =
-                line.split(|b| *b == 0).map(|arg| String::from_utf8_lossy(arg).into_owned()).collect();
-            let cwd = std::fs::read_link(entry.path().join("cwd")).unwrap_or_default();
-            let named = line.iter().any(|arg| arg.contains(&ours)) || cwd.starts_with(self.dir());
-            if named && pid != std::process::id() {
-                found.push((pid, line));
-            }
-        }
-        found
+        leftovers::processes(&self.dir())
+            .into_iter()
+            .find(|(_, line)| line.iter().any(|arg| arg == verb))
+            .map(|(pid, _)| pid)
     }
 
     /// SIGTERM, and the wait for the end.
@@ -146,21 +129,7 @@ impl Driver {
 
     /// Mounts, loop devices and processes that have to do with our folder.
     pub fn leftovers(&self) -> Vec<String> {
-        let root = self.dir.path().display().to_string();
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let mut left: Vec<String> =
-            mounts.lines().filter(|line| line.contains(&root)).map(|line| format!("mount {line}")).collect();
-        for device in std::fs::read_dir("/sys/block").unwrap().flatten() {
-            let backing =
-                std::fs::read_to_string(device.path().join("loop/backing_file")).unwrap_or_default();
-            if backing.contains(&root) {
-                left.push(format!("loop device {:?} on {backing}", device.file_name()));
-            }
-        }
-        left.extend(
-            self.processes().into_iter().map(|(pid, line)| format!("process {pid} {}", line.join(" "))),
-        );
-        left
+        leftovers::leftovers(self.dir.path())
     }
 
     /// A channel to the CSI socket.

@@ -7,73 +7,11 @@ mod support;
 
 use calls::{NODE, block, create_request, mount};
 use driver::{Driver, eventually, mode, signal};
-use std::io::Write;
 use std::os::unix::fs::FileTypeExt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use strata::rpc::csi::*;
+use support::writer::{Writer, verify_files};
 use tonic::Code;
-
-/// Writes and syncs small files for as long as it lives, and keeps the first error.
-struct Writer {
-    stop: Arc<AtomicBool>,
-    written: Arc<AtomicU64>,
-    thread: Option<std::thread::JoinHandle<Result<(), String>>>,
-}
-
-fn numbered(dir: &Path, number: u64) -> PathBuf {
-    dir.join(format!("w{number}"))
-}
-
-fn contents(number: u64) -> Vec<u8> {
-    number.to_le_bytes().repeat(1000)
-}
-
-impl Writer {
-    fn start(dir: &Path) -> Writer {
-        let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let (told, count, dir) = (Arc::clone(&stop), Arc::clone(&written), dir.to_owned());
-        let thread = std::thread::spawn(move || {
-            while !told.load(Ordering::SeqCst) {
-                let number = count.load(Ordering::SeqCst);
-                let write = || -> std::io::Result<()> {
-                    let mut file = std::fs::File::create(numbered(&dir, number))?;
-                    file.write_all(&contents(number))?;
-                    file.sync_all()
-                };
-                write().map_err(|error| format!("file {number}: {error}"))?;
-                count.store(number + 1, Ordering::SeqCst);
-            }
-            Ok(())
-        });
-        Writer { stop, written, thread: Some(thread) }
-    }
-
-    fn written(&self) -> u64 {
-        self.written.load(Ordering::SeqCst)
-    }
-
-    fn goes_on(&self) {
-        let before = self.written();
-        eventually("the writer goes on", Duration::from_secs(30), || self.written() > before + 2);
-    }
-
-    fn stop(mut self) -> u64 {
-        self.stop.store(true, Ordering::SeqCst);
-        self.thread.take().unwrap().join().unwrap().expect("the writer saw no error");
-        self.written()
-    }
-}
-
-/// All files that were acknowledged are there, byte for byte.
-fn verify(dir: &Path, count: u64) {
-    for number in 0..count {
-        let read = std::fs::read(numbered(dir, number)).unwrap();
-        assert_eq!(read, contents(number), "file {number}");
-    }
-}
 
 /// G5 G6 G7 G8 G12: from nothing to a mounted filesystem, snapshots while it is written to, volumes from them.
 #[tokio::test(flavor = "multi_thread")]
@@ -94,18 +32,18 @@ async fn a_volume_lives_its_whole_life() {
     let second = driver.snapshot(&id, "snap-2").await.unwrap();
     assert_eq!(driver.snapshot(&id, "snap-1").await.unwrap(), snapshot, "a retry finds it");
     let total = writer.stop();
-    verify(&target, total);
+    verify_files(&target, total);
     driver.delete_snapshot(&second.snapshot_id).await.unwrap();
     driver.delete_snapshot(&second.snapshot_id).await.unwrap();
     driver.bring_down(&id, &staging, &target).await;
 
     let clone = driver.create_from("pvc-2", &snapshot.snapshot_id).await.unwrap().volume_id;
     let (clone_staging, clone_target) = driver.bring_up(&clone, "c", mount("ext4")).await;
-    verify(&clone_target, at_cut);
+    verify_files(&clone_target, at_cut);
     driver.bring_down(&clone, &clone_staging, &clone_target).await;
 
     let (staging, target) = driver.bring_up(&id, "v", mount("ext4")).await;
-    verify(&target, total);
+    verify_files(&target, total);
     driver.bring_down(&id, &staging, &target).await;
     for volume in [&clone, &id] {
         driver.delete(volume).await.unwrap();
@@ -153,7 +91,7 @@ async fn a_restart_does_not_touch_a_staged_volume() {
     driver.snapshot(&id, "after-restart").await.unwrap();
     driver.stage(&id, &staging, mount("ext4")).await.unwrap();
     let total = writer.stop();
-    verify(&target, total);
+    verify_files(&target, total);
     driver.bring_down(&id, &staging, &target).await;
 }
 
@@ -177,7 +115,7 @@ async fn a_killed_role_comes_back() {
     driver.start_again();
     driver.snapshot(&id, "after-standalone").await.unwrap();
     let total = writer.stop();
-    verify(&target, total);
+    verify_files(&target, total);
     driver.bring_down(&id, &staging, &target).await;
 }
 

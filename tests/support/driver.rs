@@ -38,7 +38,14 @@ pub struct Driver {
 impl Driver {
     /// Starts a driver and waits until it serves.
     pub fn start(program: &Path, dir: &Path, shares: &[&str], node: &str) -> Driver {
-        let mut driver = Driver {
+        let mut driver = Driver::prepare(program, dir, shares, node);
+        driver.launch();
+        driver
+    }
+
+    /// A driver that is not launched yet.
+    pub fn prepare(program: &Path, dir: &Path, shares: &[&str], node: &str) -> Driver {
+        Driver {
             program: program.to_owned(),
             dir: dir.to_owned(),
             shares: shares.iter().map(|share| (*share).to_owned()).collect(),
@@ -46,9 +53,7 @@ impl Driver {
             environment: Vec::new(),
             child: None,
             runtime: Runtime::new().expect("a runtime"),
-        };
-        driver.launch();
-        driver
+        }
     }
 
     /// The environment of the next launch.

@@ -3,6 +3,8 @@
 
 pub mod disk;
 pub mod domain;
+pub mod leftovers;
+pub mod writer;
 
 use std::path::PathBuf;
 

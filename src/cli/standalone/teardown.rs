@@ -40,6 +40,10 @@ pub(super) async fn run(
     let staging = staging(node.clone(), &layout.node_dir(), &data);
     let (client, scratch) = (data.clone(), self_test_dir(&layout.node_dir()));
     tokio::task::spawn_blocking(move || {
+        // A node that was killed between freeze and thaw left its filesystem frozen: unmounting it would hang.
+        if let Err(error) = staging.thaw_leftovers() {
+            tracing::error!(%error, "filesystems that a cut left frozen may still be so");
+        }
         let volumes = shares.into_iter().map(|share| Volumes::new(share, tools.clone())).collect::<Vec<_>>();
         let failed = let_go_of_all(&staging, &volumes, &node)?;
         if failed > 0 {
