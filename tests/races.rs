@@ -1,0 +1,207 @@
+//! Operations that meet: whoever comes first, nothing is written under a frozen layer, and nothing is lost
+//! (invariants 1 to 4, G14).
+
+mod support;
+
+use rstest::rstest;
+use std::sync::Barrier;
+use std::time::{Duration, Instant};
+use strata::volume::*;
+use support::domain::{Domain, read_start, write_at};
+
+const BLOCK: usize = 64 << 10;
+const LENGTH: usize = 16 * BLOCK;
+
+/// As a sidecar: what is busy is asked for again.
+fn patiently<T>(mut call: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        match call() {
+            Err(Error::Busy { .. } | Error::Pending { .. }) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            answer => return answer,
+        }
+    }
+}
+
+/// Both at once, the second one later by `lag`; or the first one, when `lag` is negative.
+fn meet<A: Send, B: Send>(
+    lag: i64,
+    one: impl FnOnce() -> A + Send,
+    other: impl FnOnce() -> B + Send,
+) -> (A, B) {
+    let start = Barrier::new(2);
+    let wait = |millis: i64| {
+        start.wait();
+        std::thread::sleep(Duration::from_millis(u64::try_from(millis).unwrap_or(0)));
+    };
+    std::thread::scope(|scope| {
+        let one = scope.spawn(|| {
+            wait(-lag);
+            one()
+        });
+        let other = scope.spawn(|| {
+            wait(lag);
+            other()
+        });
+        (one.join().unwrap(), other.join().unwrap())
+    })
+}
+
+/// A cut of a detached volume meets its attachment: what is written through the device is in the volume, and
+/// not in the snapshot. QEMU locks a raw image only when an export can write to it, so both formats.
+#[rstest]
+fn a_detached_cut_meets_a_stage(
+    #[values(VolumeKind::Qcow2, VolumeKind::RawSparse)] kind: VolumeKind,
+    // Raw is raw for one cut only: then an overlay takes the writes. So volumes are new, or in use.
+    #[values(true, false)] fresh: bool,
+) {
+    let domain = Domain::new();
+    let mut volume = domain.create("pvc-race", kind);
+    let mut now = vec![0; LENGTH];
+    let mut taken = Vec::new();
+    for (round, lag) in [0, 5, -5, 15, -15, 40, -40, 90, -90, 200].into_iter().enumerate() {
+        if fresh {
+            volume = domain.create(&format!("pvc-race-{round}"), kind);
+            now.fill(0);
+        }
+        let name = format!("round-{round}");
+        let before = now.clone();
+        let (snapshot, device) = meet(
+            lag,
+            || patiently(|| domain.volumes.snapshot(volume, &name)),
+            || patiently(|| domain.try_attach(volume, Access::Block)),
+        );
+        let (snapshot, device) = (snapshot.unwrap(), device.unwrap());
+        now[round * BLOCK..][..BLOCK].fill(round as u8 + 1);
+        write_at(&device, (round * BLOCK) as u64, &now[round * BLOCK..][..BLOCK]);
+        domain.detach(volume);
+        assert!(
+            domain.read_snapshot(&snapshot, LENGTH) == before,
+            "round {round}: written under the snapshot"
+        );
+        assert!(domain.read(volume, LENGTH) == now, "round {round}: a write is lost");
+        domain.check(volume);
+        taken.push((snapshot, before));
+    }
+    for (snapshot, bytes) in &taken {
+        assert!(domain.read_snapshot(snapshot, LENGTH) == *bytes, "{} has changed", snapshot.name);
+    }
+}
+
+/// Two calls for one snapshot get one; two for two get both.
+#[rstest]
+fn two_cuts_at_once(#[values(true, false)] attached: bool) {
+    let domain = Domain::new();
+    let volume = domain.create("pvc-race", VolumeKind::Qcow2);
+    let bytes = vec![7; LENGTH];
+    let device = domain.attach(volume, Access::Block);
+    write_at(&device, 0, &bytes);
+    if !attached {
+        domain.detach(volume);
+    }
+    for round in 0..4 {
+        let take = |name: String| patiently(|| domain.volumes.snapshot(volume, &name)).unwrap();
+        let (one, other) = meet(0, || take(format!("same-{round}")), || take(format!("same-{round}")));
+        assert_eq!(one, other);
+        let (one, other) = meet(0, || take(format!("a-{round}")), || take(format!("b-{round}")));
+        for snapshot in [&one, &other] {
+            assert!(
+                domain.read_snapshot(snapshot, LENGTH) == bytes,
+                "{} is not what was written",
+                snapshot.name
+            );
+        }
+    }
+    if attached {
+        domain.detach(volume);
+    }
+    assert_eq!(domain.volumes.list_snapshots(Some(volume)).unwrap().len(), 12);
+    assert!(domain.read(volume, LENGTH) == bytes);
+    domain.check(volume);
+}
+
+/// A snapshot is taken while another goes, and while the volume itself goes.
+#[test]
+fn a_cut_meets_a_deletion() {
+    let domain = Domain::new();
+    for (round, lag) in [0, 10, -10, 40, -40].into_iter().enumerate() {
+        let volume = domain.create(&format!("pvc-{round}"), VolumeKind::Qcow2);
+        let bytes = vec![round as u8 + 1; LENGTH];
+        write_at(&domain.attach(volume, Access::Block), 0, &bytes);
+        domain.detach(volume);
+        let first = domain.volumes.snapshot(volume, &format!("first-{round}")).unwrap();
+        let (second, gone) = meet(
+            lag,
+            || patiently(|| domain.volumes.snapshot(volume, &format!("second-{round}"))),
+            || patiently(|| domain.volumes.delete_snapshot(volume, first.handle.snapshot)),
+        );
+        gone.unwrap();
+        assert!(domain.read_snapshot(&second.unwrap(), LENGTH) == bytes);
+        let (third, gone) = meet(
+            lag,
+            || patiently(|| domain.volumes.snapshot(volume, &format!("third-{round}"))),
+            || patiently(|| domain.volumes.delete(volume)),
+        );
+        gone.unwrap();
+        match third {
+            Ok(third) => assert!(domain.read_snapshot(&third, LENGTH) == bytes),
+            Err(error) => assert!(matches!(error, Error::VolumeNotFound { .. }), "{error}"),
+        }
+        patiently(|| domain.volumes.tidy(volume)).unwrap();
+        for snapshot in domain.volumes.list_snapshots(Some(volume)).unwrap() {
+            assert!(domain.read_snapshot(&snapshot, LENGTH) == bytes, "{} has changed", snapshot.name);
+        }
+    }
+}
+
+/// A clone is made, and opened, while the layers under it become one: it finds them wherever they are then.
+#[rstest]
+fn a_clone_meets_a_merge(#[values(true, false)] down: bool) {
+    let domain = Domain::new();
+    for (round, lag) in [0, 60, 120, 180, 240, 300, 360, 420].into_iter().enumerate() {
+        let volume = domain.create(&format!("pvc-{round}"), VolumeKind::Qcow2);
+        let device = domain.attach(volume, Access::Block);
+        let mut now = vec![0; LENGTH];
+        let mut snapshots = Vec::new();
+        // A smaller layer goes down into a larger one, a smaller one under a larger one goes up.
+        let blocks = if down { [0..12, 3..5, 1..2] } else { [3..5, 0..12, 1..2] };
+        for (number, blocks) in blocks.into_iter().enumerate() {
+            now[blocks.start * BLOCK..blocks.end * BLOCK].fill(number as u8 + 1);
+            write_at(&device, 0, &now);
+            snapshots
+                .push((domain.volumes.snapshot(volume, &format!("{round}-{number}")).unwrap(), now.clone()));
+        }
+        domain.detach(volume);
+        domain.volumes.delete_snapshot(volume, snapshots[0].0.handle.snapshot).unwrap();
+        let (snapshot, expected) = &snapshots[1];
+        let (clone, tidied) = meet(
+            -lag,
+            || {
+                let request = CreateVolume {
+                    name: format!("clone-{round}"),
+                    required: None,
+                    limit: None,
+                    kind: VolumeKind::Qcow2,
+                    source: Some(VolumeSource::Snapshot(snapshot.handle.clone())),
+                    parameters: Default::default(),
+                };
+                let clone = patiently(|| domain.volumes.create(&request)).unwrap().handle.volume;
+                let device = patiently(|| domain.try_attach(clone, Access::Block)).unwrap();
+                assert!(read_start(&device, LENGTH) == *expected, "round {round}: the clone");
+                domain.detach(clone);
+                clone
+            },
+            || patiently(|| domain.volumes.tidy(volume)),
+        );
+        tidied.unwrap();
+        patiently(|| domain.volumes.tidy(volume)).unwrap();
+        assert!(domain.read(clone, LENGTH) == *expected, "round {round}: the clone after the merge");
+        for (snapshot, bytes) in &snapshots[1..] {
+            assert!(domain.read_snapshot(snapshot, LENGTH) == *bytes, "{} has changed", snapshot.name);
+        }
+        assert!(domain.read(volume, LENGTH) == now);
+        domain.check(volume);
+    }
+}
