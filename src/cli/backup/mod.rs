@@ -4,6 +4,7 @@ mod create;
 mod inspect;
 mod restore;
 mod snapshot;
+mod workdir;
 
 use super::exit::Failure;
 use super::output::{self, Output};

@@ -1,5 +1,6 @@
 //! A snapshot on a share as the source of a backup: opened here, without the driver.
 
+use super::workdir::{self, WorkDir};
 use crate::backup::SnapshotSource;
 use crate::cli::exit::Failure;
 use crate::gluster::{self, Share, Source};
@@ -9,11 +10,9 @@ use crate::volume::{
     AgentError, Agents, CutOrder, CutReport, Error, NodeId, OpenImage, Pinned, SnapshotHandle, SnapshotView,
     Tools, VolumeId, VolumeView, Volumes,
 };
-use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use uuid::Uuid;
 
 /// Mounts of commands, apart from the driver's own.
 const MOUNT_DIR: &str = "/run/strata/commands";
@@ -26,20 +25,16 @@ pub(super) struct PinnedSource {
     _share: OpenShare,
 }
 
+/// The folder is dropped last: it goes only when nothing is mounted in it.
 struct OpenShare {
     share: Share,
-    folder: PathBuf,
+    _folder: WorkDir,
 }
 
 impl Drop for OpenShare {
     fn drop(&mut self) {
         if let Err(error) = gluster::close(&self.share) {
-            tracing::warn!(%error, "the share stays mounted");
-            return;
-        }
-        // What the mount left there is this command's own: logs and empty mount points.
-        if let Err(error) = fs::remove_dir_all(&self.folder) {
-            tracing::warn!(%error, "{} stays", self.folder.display());
+            tracing::warn!(%error, "the share stays mounted until the next command");
         }
     }
 }
@@ -47,18 +42,14 @@ impl Drop for OpenShare {
 impl PinnedSource {
     /// Opens the share and pins the snapshot. Blocks.
     pub fn open(handle: &SnapshotHandle, source: &Source) -> Result<Self, Failure> {
-        let folder = Path::new(MOUNT_DIR).join(Uuid::new_v4().to_string());
-        fs::create_dir_all(&folder).map_err(|e| Failure::failed(format!("{}: {e}", folder.display())))?;
-        let opened = gluster::open(source, &[], &folder.join("mounts"));
-        let (share, findings) = match opened {
-            Ok(opened) => opened,
-            Err(e) => {
-                // Empty unless a mount is stuck, and then it must stay.
-                let _ = fs::remove_dir(folder.join("mounts")).and_then(|()| fs::remove_dir(&folder));
-                return Err(Failure::failed(e));
-            }
-        };
-        let opened = OpenShare { share: share.clone(), folder: folder.clone() };
+        let base = Path::new(MOUNT_DIR);
+        if let Err(error) = workdir::sweep(base) {
+            tracing::warn!(%error, "what commands that were killed have left mounted stays");
+        }
+        let folder = WorkDir::make(base).map_err(Failure::failed)?;
+        let path = folder.path().to_owned();
+        let (share, findings) = gluster::open(source, &[], &folder.mounts()).map_err(Failure::failed)?;
+        let opened = OpenShare { share: share.clone(), _folder: folder };
         for finding in findings {
             tracing::warn!("{source}: {finding:?}");
         }
@@ -67,7 +58,7 @@ impl PinnedSource {
                 format!("{handle} lies on the share {}, but {source} is {}", handle.share, share.key);
             return Err(Failure::usage(reason));
         }
-        let volumes = Volumes::new(share, tools(&folder));
+        let volumes = Volumes::new(share, tools(&path));
         let owner = format!("strata backup create, process {}", std::process::id());
         let pinned = volumes.pin_snapshot(handle.volume, handle.snapshot, &owner).map_err(|e| match e {
             Error::VolumeNotFound { .. } | Error::SnapshotNotFound { .. } => {
