@@ -1,6 +1,7 @@
 //! The Controller service.
 
 use super::call::{Call, Caller, Patience};
+use super::placement::Wish;
 use super::snapshots::{self, Listing};
 use super::{capability, params, shares::Shares, tidy::Tidy};
 use crate::rpc::csi::controller_server::Controller;
@@ -144,13 +145,12 @@ impl Controller for ControllerService {
         let shares = Arc::clone(&self.shares);
         self.caller
             .run(call, &metadata, move || {
-                let volumes = match &source {
-                    // A clone stands on its snapshot's layers: it lives where they are.
-                    Some(snapshot) => shares.get(&snapshot.share)?,
-                    None => {
-                        shares.choose(&name, class.share.as_deref(), class.kind, required.unwrap_or(GIB))?
-                    }
+                let wish = match (&source, class.share.as_deref()) {
+                    (Some(snapshot), _) => Wish::Of(&snapshot.share),
+                    (None, Some(share)) => Wish::Named(share),
+                    (None, None) => Wish::Any { kind: class.kind, size: required.unwrap_or(GIB) },
                 };
+                let volumes = shares.place(&name, wish)?;
                 let view = volumes.create(&CreateVolume {
                     name,
                     required,

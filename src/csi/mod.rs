@@ -8,6 +8,7 @@ mod identity;
 mod inflight;
 mod node;
 mod params;
+mod placement;
 mod shares;
 mod snapshots;
 mod tidy;

@@ -16,13 +16,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 
-/// How often shares are looked after, and nodes say that they live.
-const ROUND: Duration = Duration::from_secs(30);
-/// How soon a share that is away is tried again.
-const RETRY: Duration = Duration::from_secs(5);
-/// How long a first answer about the shares may hold up serving: one that is slow must not stop the others.
-const FIRST_ROUND: Duration = Duration::from_secs(60);
-
 /// A folder of the driver's own.
 pub fn private_dir(path: &Path) -> Result<()> {
     std::fs::DirBuilder::new()
@@ -83,34 +76,82 @@ impl OpenShare for DataShares {
     }
 }
 
-/// Opens the shares and goes on looking after them; returns once each had its first try, within bounds.
-/// `each_round` runs after every look, on a blocking thread, with the shares that are open.
-pub(super) async fn look_after(
+/// How shares are looked after.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    /// How often, and how often nodes say that they live.
+    round: Duration,
+    /// How soon a share that is away is tried again.
+    retry: Duration,
+    /// What takes longer hangs. A mount's own bounds add up to less.
+    limit: Duration,
+    /// How long a first answer about the shares may hold up serving: one that is slow must not stop the others.
+    first: Duration,
+}
+
+const PACE: Pace = Pace {
+    round: Duration::from_secs(30),
+    retry: Duration::from_secs(5),
+    limit: Duration::from_secs(200),
+    first: Duration::from_secs(30),
+};
+
+/// Opens the shares and goes on looking after them, each for itself: one that hangs stops no other. Returns
+/// once each had its first try, within bounds. `each_round` runs after every look at a share that is open, on
+/// a blocking thread.
+pub(super) async fn look_after(shares: Arc<Shares>, each_round: impl Fn(Volumes) + Send + Sync + 'static) {
+    look_after_at(PACE, shares, Arc::new(each_round)).await;
+}
+
+async fn look_after_at(
+    pace: Pace,
     shares: Arc<Shares>,
-    each_round: impl Fn(Vec<Volumes>) + Send + Sync + 'static,
+    each_round: Arc<impl Fn(Volumes) + Send + Sync + 'static>,
 ) {
-    let each_round = Arc::new(each_round);
-    let (done, first) = tokio::sync::oneshot::channel();
-    tokio::spawn(async move {
-        let mut done = Some(done);
-        loop {
-            let (these, each_round) = (Arc::clone(&shares), Arc::clone(&each_round));
-            let round = tokio::task::spawn_blocking(move || {
-                these.refresh();
-                each_round(these.open());
-            });
-            if let Err(error) = round.await {
-                tracing::error!(%error, "a round of looking after the shares broke off");
-            }
-            if let Some(done) = done.take() {
-                // Nobody waits any more when the first round was slow.
-                let _ = done.send(());
-            }
-            tokio::time::sleep(if shares.complete() { ROUND } else { RETRY }).await;
-        }
-    });
-    if tokio::time::timeout(FIRST_ROUND, first).await.is_err() {
+    let (looked, mut first) = tokio::sync::mpsc::channel::<()>(1);
+    for spec in shares.specs() {
+        let (shares, each_round) = (Arc::clone(&shares), Arc::clone(&each_round));
+        tokio::spawn(look_after_one(pace, shares, spec.clone(), each_round, looked.clone()));
+    }
+    drop(looked);
+    // Nothing is sent: it closes when the last first try has let go of it.
+    if tokio::time::timeout(pace.first, first.recv()).await.is_err() {
         tracing::warn!("not all shares have answered yet; serving those that have");
+    }
+}
+
+async fn look_after_one(
+    pace: Pace,
+    shares: Arc<Shares>,
+    spec: ShareSpec,
+    each_round: Arc<impl Fn(Volumes) + Send + Sync + 'static>,
+    looked: tokio::sync::mpsc::Sender<()>,
+) {
+    let mut looked = Some(looked);
+    loop {
+        let (these, this, each_round) = (Arc::clone(&shares), spec.clone(), Arc::clone(&each_round));
+        let mut round = tokio::task::spawn_blocking(move || {
+            these.look(&this);
+            if let Some(volumes) = these.open_one(&this) {
+                each_round(volumes);
+            }
+        });
+        let ended = match tokio::time::timeout(pace.limit, &mut round).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                let reason = format!("it did not answer within {} s", pace.limit.as_secs());
+                shares.hangs(&spec, reason);
+                drop(looked.take());
+                // Never a second one beside it: threads that hang would add up. The next look finds it well.
+                round.await
+            }
+        };
+        drop(looked.take());
+        if let Err(error) = ended {
+            tracing::error!(share = %spec.source, %error, "a look at a share broke off");
+        }
+        let open = shares.open_one(&spec).is_some();
+        tokio::time::sleep(if open { pace.round } else { pace.retry }).await;
     }
 }
 
@@ -119,11 +160,12 @@ pub(super) fn sweep_regularly(shares: Arc<Shares>, tidy: Tidy) {
     const EVERY: Duration = Duration::from_secs(600);
     tokio::spawn(async move {
         loop {
-            let (shares, tidy) = (Arc::clone(&shares), tidy.clone());
-            if let Err(error) = tokio::task::spawn_blocking(move || tidy.sweep(&shares)).await {
-                tracing::error!(%error, "a sweep broke off");
-            }
+            tidy.sweep(&shares);
             tokio::time::sleep(EVERY).await;
         }
     });
 }
+
+#[cfg(test)]
+#[path = "parts_tests.rs"]
+mod tests;

@@ -1,0 +1,168 @@
+//! On which share a volume is made (G3), such that a call that is repeated finds what its first try made.
+
+use super::shares::Shares;
+use crate::gluster::ShareKey;
+use crate::volume::{Error, Room, VolumeId, VolumeKind, Volumes};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use tonic::Status;
+
+/// Of a thinly made volume, what its first metadata and writes take.
+const THIN_START: u64 = 64 << 20;
+/// A sidecar gives up or has its answer long before so many other volumes were asked for.
+const REMEMBERED: usize = 4096;
+
+/// What a new volume asks of its share.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Wish<'a> {
+    /// The share of the snapshot that it is made from: a clone stands on its layers.
+    Of(&'a ShareKey),
+    /// The one that its class names, by key or source.
+    Named(&'a str),
+    /// The roomiest.
+    Any {
+        /// What decides how much room it takes at once.
+        kind: VolumeKind,
+        /// Bytes.
+        size: u64,
+    },
+}
+
+/// Where volumes were placed lately.
+#[derive(Debug, Default)]
+pub(super) struct Memory(Mutex<Placed>);
+
+#[derive(Debug, Default)]
+struct Placed {
+    shares: BTreeMap<VolumeId, ShareKey>,
+    order: VecDeque<VolumeId>,
+}
+
+impl Memory {
+    fn placed(&self) -> MutexGuard<'_, Placed> {
+        // A lost entry is what a restart loses as well.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn get(&self, volume: VolumeId) -> Option<ShareKey> {
+        self.placed().shares.get(&volume).cloned()
+    }
+
+    pub(super) fn put(&self, volume: VolumeId, share: ShareKey) {
+        let mut placed = self.placed();
+        if placed.shares.insert(volume, share).is_none() {
+            placed.order.push_back(volume);
+        }
+        if placed.order.len() > REMEMBERED
+            && let Some(oldest) = placed.order.pop_front()
+        {
+            placed.shares.remove(&oldest);
+        }
+    }
+}
+
+impl Shares {
+    /// The share for a new volume (G3). A volume of that name wins, on whatever share and in whatever state:
+    /// an earlier try of the same call began it, or it is somebody else's name.
+    ///
+    /// While a share is away, it may be the one that an earlier try chose. A dead share must not stop the
+    /// provisioning of all others, so only these wait for it (UNAVAILABLE): a volume that this process
+    /// remembers to have placed there, and every volume as long as a share has not had its first answer since
+    /// this process began. What remains is a share that dies together with this process, between a try and
+    /// its repetition: then a second volume is made, the first one stays behind as an empty orphan, and no
+    /// data is anywhere but in the volume that was answered with.
+    pub(super) fn place(&self, name: &str, wish: Wish<'_>) -> Result<Volumes, Status> {
+        let id = VolumeId::from_name(name);
+        if let Some(existing) = self.existing(id)? {
+            return self.fitting(name, existing, wish);
+        }
+        let chosen = match wish {
+            Wish::Of(key) => self.get(key)?,
+            Wish::Named(wanted) => self.named(wanted)?,
+            Wish::Any { kind, size } => {
+                self.may_be_new(id)?;
+                self.roomiest(kind, size)?
+            }
+        };
+        self.memory.put(id, chosen.share().key.clone());
+        Ok(chosen)
+    }
+
+    /// The open share that has a volume of that id.
+    fn existing(&self, id: VolumeId) -> Result<Option<Volumes>, Status> {
+        for volumes in self.open() {
+            if volumes.knows(id)? {
+                return Ok(Some(volumes));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The existing volume's share, unless the call asks for another one: then the name is taken.
+    fn fitting(&self, name: &str, existing: Volumes, wish: Wish<'_>) -> Result<Volumes, Status> {
+        let fits = match wish {
+            Wish::Of(key) => existing.share().key == *key,
+            Wish::Named(wanted) => is_called(&existing, wanted),
+            Wish::Any { .. } => true,
+        };
+        if fits {
+            return Ok(existing);
+        }
+        Err(Status::already_exists(format!(
+            "the volume {name:?} lies on the share {}, and another one was asked for",
+            existing.share().source
+        )))
+    }
+
+    /// No share that is away can have it already, as far as this process can tell.
+    fn may_be_new(&self, id: VolumeId) -> Result<(), Status> {
+        if let Some(unanswered) = self.unanswered() {
+            return Err(Status::unavailable(format!(
+                "the share {unanswered} has not answered yet, and may have this volume; ask again"
+            )));
+        }
+        match self.memory.get(id) {
+            Some(key) => self.get(&key).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    fn roomiest(&self, kind: VolumeKind, size: u64) -> Result<Volumes, Status> {
+        let mut roomiest: Option<(u64, Volumes)> = None;
+        for volumes in self.open() {
+            let Room { free, .. } = volumes.room()?;
+            if roomiest.as_ref().is_none_or(|(most, _)| free > *most) {
+                roomiest = Some((free, volumes));
+            }
+        }
+        let Some((free, volumes)) = roomiest else {
+            return Err(match self.missing() {
+                Some(missing) => Status::unavailable(format!("no share is mounted ({missing})")),
+                None => Error::NoShare.into(),
+            });
+        };
+        let needed = if kind == VolumeKind::RawFull { size } else { THIN_START };
+        if free < needed {
+            return Err(Error::NoRoom { needed, free }.into());
+        }
+        Ok(volumes)
+    }
+
+    fn named(&self, wanted: &str) -> Result<Volumes, Status> {
+        if let Some(volumes) = self.open().into_iter().find(|volumes| is_called(volumes, wanted)) {
+            return Ok(volumes);
+        }
+        match self.missing() {
+            Some(missing) => {
+                Err(Status::unavailable(format!("share {wanted} is not usable now ({missing})")))
+            }
+            None => Err(Status::invalid_argument(format!(
+                "the StorageClass names the share {wanted:?}, which is none of this driver's shares"
+            ))),
+        }
+    }
+}
+
+fn is_called(volumes: &Volumes, name: &str) -> bool {
+    volumes.share().key.as_str() == name || volumes.share().source.to_string() == name
+}
