@@ -19,6 +19,8 @@ pub(super) enum Patience {
     Short,
     Long,
     Node,
+    /// What a call that has waited for something else first has left of its own.
+    Left(Duration),
 }
 
 /// Runs the calls of one service.
@@ -71,8 +73,9 @@ impl Caller {
 }
 
 /// The default, or a little less than what the caller says it waits.
-fn limit(patience: Patience, metadata: &MetadataMap) -> Duration {
+pub(super) fn limit(patience: Patience, metadata: &MetadataMap) -> Duration {
     let default = match patience {
+        Patience::Left(left) => return left,
         Patience::Short => SHORT,
         Patience::Long => LONG,
         Patience::Node => NODE,

@@ -16,6 +16,6 @@ mod tidy;
 pub use call::Caller;
 pub use controller::ControllerService;
 pub use identity::IdentityService;
-pub use node::{NodeParts, NodeService};
+pub use node::{NodeParts, NodeService, Verdict};
 pub use shares::{OpenShare, ShareSpec, Shares};
 pub use tidy::Tidy;

@@ -1,6 +1,6 @@
 //! The Node service.
 
-use super::call::{Call, Caller, Patience};
+use super::call::{Call, Caller, Patience, limit};
 use super::{capability, shares::Shares};
 use crate::rpc::csi::node_server::Node;
 use crate::rpc::csi::node_service_capability::rpc::Type as RpcType;
@@ -9,6 +9,7 @@ use crate::rpc::csi::*;
 use crate::volume::{NodeId, PublishTarget, StageVolume, Staging, VolumeHandle};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
@@ -24,8 +25,19 @@ pub struct NodeParts {
     pub staging: Arc<Staging>,
     /// Its shares.
     pub shares: Arc<Shares>,
-    /// The data path's self-test: None while it runs, then its verdict.
-    pub verdict: watch::Receiver<Option<Result<(), String>>>,
+    /// What the data path's self-test has found so far.
+    pub verdict: watch::Receiver<Verdict>,
+}
+
+/// What is known of a node's data path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Its test runs, or is tried again; with what hindered the last try.
+    Open(Option<String>),
+    /// It keeps what is written to it.
+    Sound,
+    /// It loses what is written to it, or its QEMU is known to: until that is replaced, and with it this process.
+    Unsound(String),
 }
 
 /// Staging and publishing on this node.
@@ -41,13 +53,20 @@ impl NodeService {
         NodeService { parts, caller: Caller::default() }
     }
 
-    /// No volume is opened on a data path that was not seen to keep what is written to it.
-    async fn sound(&self) -> Result<(), Status> {
-        let mut verdict = self.parts.verdict.clone();
-        match verdict.wait_for(Option::is_some).await.map(|verdict| verdict.clone()) {
-            Ok(Some(Ok(()))) => Ok(()),
-            Ok(Some(Err(reason))) => Err(Status::failed_precondition(reason)),
-            Ok(None) | Err(_) => Err(Status::unavailable("the self-test of the data path was broken off")),
+    /// No volume is opened on a data path that was not seen to keep what is written to it. Waits so long for a
+    /// test that still runs: UNAVAILABLE then, for a later call finds its verdict.
+    async fn sound(&self, patience: Duration) -> Result<(), Status> {
+        let mut told = self.parts.verdict.clone();
+        let known = told.wait_for(|verdict| !matches!(verdict, Verdict::Open(_)));
+        // Late, or the test's task is gone: what was said last counts.
+        let _ = tokio::time::timeout(patience, known).await;
+        match self.parts.verdict.borrow().clone() {
+            Verdict::Sound => Ok(()),
+            Verdict::Unsound(reason) => Err(Status::failed_precondition(reason)),
+            Verdict::Open(None) => Err(Status::unavailable("the self-test of the data path still runs")),
+            Verdict::Open(Some(reason)) => Err(Status::unavailable(format!(
+                "the data path could not be tested yet, and is tried again: {reason}"
+            ))),
         }
     }
 }
@@ -76,6 +95,7 @@ impl Node for NodeService {
         &self,
         request: Request<NodeStageVolumeRequest>,
     ) -> Result<Response<NodeStageVolumeResponse>, Status> {
+        let begun = Instant::now();
         let (metadata, _, request) = request.into_parts();
         if request.volume_id.is_empty() {
             return Err(Status::invalid_argument("volume_id is missing"));
@@ -83,9 +103,12 @@ impl Node for NodeService {
         let staging_path = path(&request.staging_target_path, "staging_target_path")?;
         let access = capability::one(request.volume_capability.as_ref())?;
         let handle = handle(&request.volume_id)?;
-        self.sound().await?;
+        let whole = limit(Patience::Node, &metadata);
+        // Half of it: staging takes its time, too.
+        self.sound(whole / 2).await?;
         let (key, parts) = (handle.to_string(), self.parts.clone());
-        let call = Call { method: "NodeStageVolume", key: &key, patience: Patience::Node };
+        let patience = Patience::Left(whole.saturating_sub(begun.elapsed()));
+        let call = Call { method: "NodeStageVolume", key: &key, patience };
         self.caller
             .run(call, &metadata, move || {
                 let volumes = parts.shares.get(&handle.share)?;
@@ -204,6 +227,81 @@ impl Node for NodeService {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::{AgentClient, CUT_LIMIT};
+    use crate::attach::FuseLoop;
+    use crate::csi::{OpenShare, ShareSpec};
+    use crate::gluster::Share;
+    use crate::host::fake::FakeHost;
+    use crate::qsd::LocalDaemons;
+    use crate::volume::{StagingParts, Tools};
+    use tokio::runtime::Handle;
+    use tonic::Code;
+
+    fn service(verdict: Verdict) -> (NodeService, watch::Sender<Verdict>, tempfile::TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let (tell, verdict) = watch::channel(verdict);
+        let agents = AgentClient::new(Handle::current(), CUT_LIMIT);
+        let daemons = Arc::new(LocalDaemons::new("none".into(), dir.path().join("daemons")));
+        let host = Arc::new(FakeHost::default());
+        let staging = Staging::new(StagingParts {
+            node: "n1".parse().unwrap(),
+            dir: dir.path().join("volumes"),
+            daemons: Arc::clone(&daemons) as _,
+            backend: Arc::new(FuseLoop::new(Arc::clone(&host) as _, Arc::clone(&host) as _)),
+            mounter: Arc::clone(&host) as _,
+            formatter: host,
+        });
+        let tools = Tools { qemu_img: "none".into(), daemons, agents: Arc::new(agents) };
+        let shares = Arc::new(Shares::new(Vec::new(), Arc::new(NoShares), tools));
+        let node = "n1".parse().unwrap();
+        (NodeService::new(NodeParts { node, staging: Arc::new(staging), shares, verdict }), tell, dir)
+    }
+
+    struct NoShares;
+
+    impl OpenShare for NoShares {
+        fn open(&self, spec: &ShareSpec) -> Result<Share, String> {
+            Err(format!("{} is not expected to be opened", spec.source))
+        }
+    }
+
+    fn stage() -> Request<NodeStageVolumeRequest> {
+        let access_type = Some(volume_capability::AccessType::Block(volume_capability::BlockVolume {}));
+        let mode = volume_capability::access_mode::Mode::SingleNodeWriter.into();
+        let mut request = Request::new(NodeStageVolumeRequest {
+            volume_id: format!("s1/{}", uuid::Uuid::nil()),
+            staging_target_path: "/staging".to_owned(),
+            volume_capability: Some(VolumeCapability {
+                access_type,
+                access_mode: Some(volume_capability::AccessMode { mode }),
+            }),
+            ..NodeStageVolumeRequest::default()
+        });
+        request.metadata_mut().insert("grpc-timeout", "1000m".parse().unwrap());
+        request
+    }
+
+    async fn answer(service: &NodeService) -> Status {
+        tokio::time::timeout(Duration::from_secs(10), service.node_stage_volume(stage()))
+            .await
+            .expect("the call waits without a bound")
+            .unwrap_err()
+    }
+
+    /// Before there is a verdict the answer is UNAVAILABLE, in time; a hindrance is said and forgotten.
+    #[tokio::test]
+    async fn volumes_wait_for_a_sound_data_path() {
+        let (service, tell, _dir) = service(Verdict::Open(None));
+        assert_eq!(answer(&service).await.code(), Code::Unavailable);
+        tell.send_replace(Verdict::Open(Some("no daemon".to_owned())));
+        let hindered = answer(&service).await;
+        assert!(hindered.code() == Code::Unavailable && hindered.message().contains("no daemon"));
+        tell.send_replace(Verdict::Unsound("it loses writes".to_owned()));
+        assert_eq!(answer(&service).await.code(), Code::FailedPrecondition);
+        tell.send_replace(Verdict::Sound);
+        // It went on to look for the volume's share.
+        assert_eq!(answer(&service).await.code(), Code::NotFound);
+    }
 
     /// Invariant 6: a path that climbs is refused before it reaches anything.
     #[test]

@@ -6,6 +6,7 @@ mod data;
 mod node;
 mod parts;
 mod serve;
+mod verdict;
 
 pub use controller::ControllerArgs;
 pub use data::{DataArgs, LOCK as DATA_LOCK};

@@ -2,10 +2,10 @@
 
 use super::args::{DRIVER, DataSocketArg, QemuImgArg, ShareArgs};
 use super::parts::{DataShares, look_after, staging, tools};
-use super::{backend, private_dir, runtime, self_test_dir, serve, stop_signal};
+use super::{backend, private_dir, runtime, self_test_dir, serve, stop_signal, verdict};
 use crate::agent::{AgentService, CUT_LIMIT};
 use crate::attach::selftest;
-use crate::csi::{IdentityService, NodeParts, NodeService, Shares};
+use crate::csi::{IdentityService, NodeParts, NodeService, Shares, Verdict};
 use crate::data::{DataClient, RemoteDaemons};
 use crate::image::QemuImg;
 use crate::rpc::agent::node_agent_server::NodeAgentServer;
@@ -102,24 +102,10 @@ impl NodeArgs {
     }
 
     /// Starts the test of the data path; volumes are staged once it has passed.
-    fn self_test(&self, data: &DataClient) -> watch::Receiver<Option<Result<(), String>>> {
+    fn self_test(&self, data: &DataClient) -> watch::Receiver<Verdict> {
         let daemons = RemoteDaemons::new(data.clone(), Handle::current());
         let qemu_img = QemuImg::new(self.qemu.qemu_img.clone());
         let scratch = self_test_dir(&self.dir);
-        let (tell, verdict) = watch::channel(None);
-        tokio::task::spawn_blocking(move || {
-            let outcome = selftest::run(&daemons, &backend(), &qemu_img, &scratch);
-            match &outcome {
-                Ok(report) => tracing::info!(
-                    mib = report.bytes >> 20,
-                    took_ms = report.took.as_millis(),
-                    "the data path keeps what is written to it"
-                ),
-                Err(error) => tracing::error!(%error, "no volume is staged on this node"),
-            }
-            // The receiver lives as long as the process.
-            let _ = tell.send(Some(outcome.map(drop).map_err(|error| error.to_string())));
-        });
-        verdict
+        verdict::reach(verdict::PACE, move || selftest::run(&daemons, &backend(), &qemu_img, &scratch))
     }
 }
