@@ -12,7 +12,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 /// Some 10 million chunks: more than a volume of 400 TiB has.
-const MAX_MANIFEST: u64 = 2 << 30;
+pub(super) const MAX_MANIFEST: u64 = 2 << 30;
 /// The hashes of 120 TiB in blocks of 32 KiB are no more than this.
 const MAX_HASHES: u64 = 256 << 30;
 

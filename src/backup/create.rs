@@ -4,6 +4,7 @@ use super::catalog::Catalog;
 use super::engine::Engine;
 use super::error::{
     BackupError, BadRequestSnafu, LeftBehindSnafu, NoParentSnafu, OtherHashBlockSnafu, ShrunkSnafu,
+    SourceLostSnafu,
 };
 use super::format::{
     Compression, DEFAULT_CHUNK_SIZE, DEFAULT_HASH_BLOCK, HashList, MAX_CHUNK_SIZE, MIN_HASH_BLOCK, Manifest,
@@ -145,6 +146,7 @@ impl Engine {
             None => (None, None),
             Some(parent) => (Some((parent.id, parent.prefix)), Some(parent.hashes)),
         };
+        let held = Arc::clone(&source);
         let work =
             WindowWork::new(source, options.compression, options.chunk_size, options.hash_block, hashes);
         let mut upload = Upload::new(Arc::clone(&self.store), prefix.clone(), progress.clone());
@@ -161,7 +163,7 @@ impl Engine {
                 extents: upload.extents(),
             };
             let hashes = HashList { block: options.hash_block, digests };
-            finish(&mut upload, hashes, manifest, parent_of.as_ref(), cancel).await
+            finish(&mut upload, hashes, manifest, parent_of.as_ref(), (held.as_ref(), cancel)).await
         };
         if let Err(error) = stored.await {
             return Err(match upload.remove().await {
@@ -190,7 +192,7 @@ async fn finish(
     hashes: HashList,
     manifest: Manifest,
     parent: Option<&(Uuid, Prefix)>,
-    cancel: &Cancel,
+    (source, cancel): (&dyn SnapshotSource, &Cancel),
 ) -> Result<(), BackupError> {
     let (hashes, encoded) = blocking(move || {
         let (name, description) = (manifest.name.as_deref(), manifest.description.as_deref());
@@ -200,12 +202,19 @@ async fn finish(
     .await?;
     upload.put_hashes(hashes.into()).await?;
     cancel.check()?;
-    // Deleted while we worked: this backup could never be restored.
-    if let Some((id, prefix)) = parent {
-        let there = upload.exists(&prefix.manifest()).await?;
-        ensure!(there, NoParentSnafu { backup: upload.prefix().backup(), parent: *id });
-    }
-    upload.put_manifest(encoded.into()).await
+    // Deleted while we worked: this backup could never be restored. Seen before it is one, it is never listed.
+    check_parent(upload, parent).await?;
+    ensure!(!source.is_lost(), SourceLostSnafu);
+    upload.put_manifest(encoded.into()).await?;
+    // And again: who deletes the parent looks for our manifest only after having removed its own.
+    check_parent(upload, parent).await
+}
+
+async fn check_parent(upload: &Upload, parent: Option<&(Uuid, Prefix)>) -> Result<(), BackupError> {
+    let Some((id, prefix)) = parent else { return Ok(()) };
+    let there = upload.exists(&prefix.manifest()).await?;
+    ensure!(there, NoParentSnafu { backup: upload.prefix().backup(), parent: *id });
+    Ok(())
 }
 
 /// The parent, or why there is none (B7).

@@ -1,10 +1,11 @@
 //! Deleting a backup (B12).
 
-use super::catalog::BackupSet;
+use super::catalog::{BackupSet, Catalog, MAX_MANIFEST};
 use super::engine::Engine;
-use super::error::{BackupError, HasDependentsSnafu, NoSuchBackupSnafu};
+use super::error::{BackupError, HasDependentsSnafu, NoSuchBackupSnafu, NotPutBackSnafu};
+use super::store::StoreError;
 use serde::Serialize;
-use snafu::ensure;
+use snafu::{IntoError, ensure};
 use uuid::Uuid;
 
 /// What was done.
@@ -22,31 +23,74 @@ impl Engine {
     /// Removes a backup, or what an interrupted one left. One that others are made on is refused.
     /// The manifest goes first: what remains of a deletion that failed is no backup, and deleting
     /// again removes it.
+    ///
+    /// A backup may be made on this one meanwhile, perhaps by another machine. Whoever makes it looks for
+    /// this manifest after it has stored its own, and we look for its after ours is gone: at least one of
+    /// the two sees the other.
     pub async fn delete(&self, backup: Uuid) -> Result<DeleteReport, BackupError> {
         let catalog = self.catalog();
         let all = catalog.sets(None).await?;
         let ours: Vec<&BackupSet> = all.iter().filter(|set| set.prefix.backup() == backup).collect();
         ensure!(!ours.is_empty(), NoSuchBackupSnafu { backup });
         let volume = ours[0].prefix.volume();
-        let mut children = Vec::new();
-        let others = |set: &&BackupSet| set.prefix.volume() == volume && set.prefix.backup() != backup;
-        for set in all.iter().filter(others).filter(|set| set.is_complete()) {
-            // One that cannot be read might be a child: better to keep its parent.
-            if catalog.manifest(set).await?.parent == Some(backup) {
-                children.push(set.prefix.backup().to_string());
-            }
+        let children = children(&catalog, &all, volume, backup).await?;
+        ensure!(children.is_empty(), HasDependentsSnafu { backup, children });
+        for set in &ours {
+            self.withdraw(&catalog, set).await?;
         }
-        ensure!(children.is_empty(), HasDependentsSnafu { backup, children: children.join(", ") });
         let (mut objects, mut bytes_freed) = (0, 0);
-        for set in ours {
-            let manifest = set.prefix.manifest();
-            self.store.delete(&manifest).await?;
-            for object in &set.objects {
-                self.store.delete(&object.key).await?;
-                objects += 1;
-                bytes_freed += object.size;
-            }
+        for object in ours.iter().flat_map(|set| &set.objects) {
+            self.store.delete(&object.key).await?;
+            objects += 1;
+            bytes_freed += object.size;
         }
         Ok(DeleteReport { backup_id: backup, objects, bytes_freed })
     }
+
+    /// Removes a manifest for good, or puts it back when a backup turned up that needs it.
+    async fn withdraw(&self, catalog: &Catalog, set: &BackupSet) -> Result<(), BackupError> {
+        let (backup, key) = (set.prefix.backup(), set.prefix.manifest());
+        let manifest = match self.store.get(&key, MAX_MANIFEST).await {
+            // Interrupted, or deleted half-way before: nobody can have been made on it.
+            Err(StoreError::Missing { .. }) => return Ok(()),
+            read => read?,
+        };
+        self.store.delete(&key).await?;
+        let looked = async {
+            let now = catalog.sets(Some(set.prefix.volume())).await?;
+            let children = children(catalog, &now, set.prefix.volume(), backup).await?;
+            ensure!(children.is_empty(), HasDependentsSnafu { backup, children });
+            Ok(())
+        };
+        let Err(error) = looked.await else { return Ok(()) };
+        match self.store.put(&key, manifest).await {
+            Ok(()) => Err(error),
+            Err(source) => {
+                let error = Box::new(error);
+                Err(NotPutBackSnafu { backup, error }.into_error(source))
+            }
+        }
+    }
+}
+
+/// The complete backups that are made on this one, as text. One that cannot be read might be one of them:
+/// better to keep its parent.
+async fn children(
+    catalog: &Catalog,
+    sets: &[BackupSet],
+    volume: Uuid,
+    backup: Uuid,
+) -> Result<String, BackupError> {
+    let mut children = Vec::new();
+    let others = |set: &&BackupSet| set.prefix.volume() == volume && set.prefix.backup() != backup;
+    for set in sets.iter().filter(others).filter(|set| set.is_complete()) {
+        match catalog.manifest(set).await {
+            Ok(manifest) if manifest.parent == Some(backup) => children.push(set.prefix.backup().to_string()),
+            Ok(_) => {}
+            // Deleted since it was listed.
+            Err(BackupError::Store { source: StoreError::Missing { .. } }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(children.join(", "))
 }

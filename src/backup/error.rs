@@ -161,6 +161,47 @@ pub enum BackupError {
         /// Why they could not be removed.
         source: StoreError,
     },
+    /// A deletion that was called off, half-way.
+    #[snafu(display(
+        "backup {backup} was not deleted ({error}), but its manifest is gone and could not be put back: {source}; \
+         it and what is made on it cannot be restored"
+    ))]
+    NotPutBack {
+        /// Which.
+        backup: Uuid,
+        /// Why it was called off.
+        error: Box<BackupError>,
+        /// Why the manifest is gone.
+        source: StoreError,
+    },
+    /// Somebody uses what should be backed up.
+    #[snafu(display(
+        "{} is not backed up: {reason}; what changes while it is read is no copy of any instant",
+        path.display()
+    ))]
+    SourceInUse {
+        /// Which.
+        path: PathBuf,
+        /// By whom.
+        reason: String,
+    },
+    /// It cannot be told who uses what should be backed up.
+    #[snafu(display("failed to look for users of {}: {source}", path.display()))]
+    SourceUsers {
+        /// Which.
+        path: PathBuf,
+        /// What failed.
+        source: io::Error,
+    },
+    /// The hold on what is read has ended.
+    #[snafu(display(
+        "the snapshot was no longer held while it was read (its pin on the share could not be renewed): what was \
+         read may be torn; is the share well? Start the backup again"
+    ))]
+    SourceLost,
+    /// The target is held by a part of a restore that should have ended.
+    #[snafu(display("the restored target was not finished: a part of the restore still holds it"))]
+    Unfinished,
     /// The target is there, and overwriting it was not asked for; or overwriting it would tear something.
     #[snafu(display("{} is not written to: {reason}", path.display()))]
     UnsafeTarget {
@@ -206,6 +247,7 @@ impl BackupError {
                 ErrorKind::Usage
             }
             BackupError::UnsafeTarget { .. }
+            | BackupError::SourceInUse { .. }
             | BackupError::LockTarget { source: LockError::Held { .. }, .. }
             | BackupError::HasDependents { .. } => ErrorKind::Unsafe,
             BackupError::Cancelled => ErrorKind::Cancelled,

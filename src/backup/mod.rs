@@ -20,7 +20,7 @@ pub use engine::Engine;
 pub use error::{BackupError, ErrorKind};
 pub use list::{BackupInfo, ChainInfo};
 pub use progress::{Cancel, Canceller, Progress, ProgressState};
-pub use restore::{RestoreOptions, RestoreReport};
+pub use restore::{RestoreOptions, RestoreReport, refuse_used_source};
 pub use source::SnapshotSource;
 
 use snafu::ResultExt;

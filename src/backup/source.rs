@@ -12,6 +12,11 @@ pub trait SnapshotSource: Send + Sync + 'static {
     fn data_ranges(&self, range: Range<u64>) -> Result<Vec<Range<u64>>, ReadError>;
     /// Fills `buffer` from `offset`.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), ReadError>;
+    /// Whether it is no longer certain that the bytes stay as they are. Asked after each read, so it should
+    /// cost next to nothing.
+    fn is_lost(&self) -> bool {
+        false
+    }
 }
 
 impl SnapshotSource for ChainReader {

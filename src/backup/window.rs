@@ -1,8 +1,10 @@
 //! One chunk window of a backup: read, hash, compare with the parent, compress. Pure work, blocking.
 
+use super::error::SourceLostSnafu;
 use super::format::{Compression, Digest, HashList, digest_of, md5_hex, zero_digest};
 use super::{BackupError, SnapshotSource};
 use bytes::Bytes;
+use snafu::ensure;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
@@ -58,6 +60,8 @@ impl WindowWork {
             self.source.read_at(&mut buffer[within], part.start)?;
             bytes_read += part.end - part.start;
         }
+        // After the reading: what was lost during it counts.
+        ensure!(!self.source.is_lost(), SourceLostSnafu);
         let buffer = Bytes::from(buffer);
         let digests = self.digests(&range, &buffer);
         let mut pieces = Vec::new();

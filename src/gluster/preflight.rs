@@ -93,31 +93,34 @@ fn judge(graph: &[Translator], volume: &str) -> Vec<Finding> {
             set("network.ping-timeout 20"),
         );
     }
-    for (cause, remedy) in redundancy(graph, volume) {
-        add(Severity::Warn, cause, remedy);
-    }
+    findings.extend(redundancy(graph, volume));
     findings
 }
 
 /// Too few copies, or copies that may part ways.
-fn redundancy(graph: &[Translator], volume: &str) -> Vec<(String, String)> {
+fn redundancy(graph: &[Translator], volume: &str) -> Vec<Finding> {
     let mut found = Vec::new();
+    let mut add = |severity, cause: String, remedy: String| found.push(Finding { severity, cause, remedy });
     if graph.iter().any(|translator| translator.kind == "cluster/disperse") {
         return found;
     }
     let sets: Vec<_> = graph.iter().filter(|translator| translator.kind == "cluster/replicate").collect();
     let Some(copies) = sets.iter().map(|set| set.children.len()).min() else {
-        found.push((
+        add(
+            Severity::Warn,
             "the volume keeps one copy: a lost disk loses its images".into(),
             "use a volume of replica 3".into(),
-        ));
+        );
         return found;
     };
     if copies < 3 {
-        found.push((
-            format!("the volume is of replica {copies}: a lost server can leave copies that disagree"),
+        add(
+            Severity::Warn,
+            format!(
+                "the volume is of replica {copies}: a lost server can stop it, or leave copies that disagree"
+            ),
             "use a volume of replica 3, or with an arbiter".into(),
-        ));
+        );
     }
     // Unset means auto from three copies on.
     let quorum_off = |set: &&Translator| match set.options.get("quorum-type").map(String::as_str) {
@@ -125,10 +128,13 @@ fn redundancy(graph: &[Translator], volume: &str) -> Vec<(String, String)> {
         Some(kind) => kind == "none",
     };
     if sets.iter().any(quorum_off) {
-        found.push((
-            "cluster.quorum-type is none: both sides of a partition write".into(),
+        // Neither locks nor generations help then: each side grants and sees its own.
+        add(
+            Severity::Refuse,
+            "cluster.quorum-type is none: both sides of a partition write, and one side's data is lost"
+                .into(),
             format!("gluster volume set {volume} cluster.quorum-type auto"),
-        ));
+        );
     }
     found
 }
@@ -191,9 +197,25 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_quorum_is_a_warning() {
+    fn a_missing_quorum_is_refused() {
         let none = graph(3, |graph| drop(graph[3].options.insert("quorum-type".into(), "none".into())));
-        only(&judge(&none, "v"), Severity::Warn, "partition", "cluster.quorum-type auto");
+        only(&judge(&none, "v"), Severity::Refuse, "partition", "cluster.quorum-type auto");
+    }
+
+    /// GlusterFS's default depends on the number of copies.
+    #[test]
+    fn an_unset_quorum_is_refused_for_two_copies_only() {
+        let unset = |copies: usize| {
+            let graph = graph(copies, |graph| drop(graph[copies].options.remove("quorum-type")));
+            judge(&graph, "v").iter().any(|finding| finding.severity == Severity::Refuse)
+        };
+        assert!(unset(2) && !unset(3));
+    }
+
+    #[test]
+    fn a_single_copy_is_a_warning() {
+        let plain = graph(1, |graph| drop(graph.remove(1)));
+        only(&judge(&plain, "v"), Severity::Warn, "one copy", "replica 3");
     }
 
     #[test]

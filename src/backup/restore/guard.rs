@@ -1,6 +1,6 @@
 //! Refuses targets whose overwriting would tear something that is in use.
 
-use crate::backup::error::{BackupError, TargetSnafu, UnsafeTargetSnafu};
+use crate::backup::error::{BackupError, SourceInUseSnafu, SourceUsersSnafu, TargetSnafu, UnsafeTargetSnafu};
 use procfs::process::Process;
 use rustix::fs::{major, minor};
 use snafu::{OptionExt, ResultExt, ensure};
@@ -37,14 +37,28 @@ pub(super) fn check(target: &Path, in_place: bool) -> Result<(PathBuf, TargetKin
     ensure!(kind.is_file() || kind.is_block_device(), refuse("it is no file and no block device".to_owned()));
     refuse_share(target, &path)?;
     ensure!(in_place, refuse("it exists already; --in-place overwrites it".to_owned()));
-    let user = match kind.is_block_device() {
-        true => device_user(&meta, &path),
-        false => file_user(&path),
-    };
-    if let Some(user) = user.context(looked)? {
+    if let Some(user) = user_of(&meta, &path).context(looked)? {
         return refuse(user).fail();
     }
     Ok((path, if kind.is_block_device() { TargetKind::BlockDevice } else { TargetKind::File }))
+}
+
+/// Refuses to read what somebody else may be writing to: a file behind a loop device, a device in use.
+/// What a QEMU has open is told by its locks.
+pub fn refuse_used_source(source: &Path) -> Result<(), BackupError> {
+    let used = fs::canonicalize(source).and_then(|path| user_of(&fs::metadata(&path)?, &path));
+    match used.context(SourceUsersSnafu { path: source })? {
+        Some(reason) => SourceInUseSnafu { path: source, reason }.fail(),
+        None => Ok(()),
+    }
+}
+
+/// Who uses a file or block device.
+fn user_of(meta: &Metadata, path: &Path) -> io::Result<Option<String>> {
+    match meta.file_type().is_block_device() {
+        true => device_user(meta, path),
+        false => file_user(path),
+    }
 }
 
 /// The folder must be there; a dangling link is resolved by nobody.

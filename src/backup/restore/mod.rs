@@ -5,13 +5,14 @@ mod plan;
 mod target;
 
 use super::engine::Engine;
-use super::error::{BackupError, DamagedSnafu};
+use super::error::{BackupError, DamagedSnafu, UnfinishedSnafu};
 use super::format::{Extent, HashList, digest_of, md5_hex};
 use super::{Cancel, Progress, blocking};
 use crate::image::Format;
+pub use guard::refuse_used_source;
 use plan::{Fetch, fold};
 use serde::Serialize;
-use snafu::{ResultExt, ensure};
+use snafu::{OptionExt, ResultExt, ensure};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -80,8 +81,9 @@ impl Engine {
         let objects = plan.fetches.len() as u64;
         let mut run = Run { engine: self, hashes: Arc::new(hashes), target, progress, cancel };
         let (bytes_fetched, bytes_written) = run.all(plan.fetches).await?;
-        let target = Arc::into_inner(run.target);
-        blocking(move || target.map_or(Ok(()), Target::finish)).await?;
+        // Every task has ended, and with it its hold on the target.
+        let target = Arc::into_inner(run.target).context(UnfinishedSnafu)?;
+        blocking(move || target.finish()).await?;
         Ok(RestoreReport {
             backup_id: options.backup,
             chain: chain.links.iter().map(|(set, _)| set.prefix.backup()).collect(),

@@ -3,7 +3,9 @@
 use super::snapshot::PinnedSource;
 use super::{RepositoryArgs, cancel_on_signals};
 use crate::backup::format::{Compression, VolumeMeta, ZoneName};
-use crate::backup::{Cancel, CreateOptions, CreateReport, ParentChoice, Progress, SnapshotSource};
+use crate::backup::{
+    Cancel, CreateOptions, CreateReport, ParentChoice, Progress, SnapshotSource, refuse_used_source,
+};
 use crate::cli::exit::Failure;
 use crate::cli::output::{lines, with_bar};
 use crate::cli::size;
@@ -156,12 +158,13 @@ async fn create(
     Ok(with_bar(&progress, engine.create(source, options, &progress, cancel)).await?)
 }
 
-/// Opens one image, and keeps every QEMU from writing to it until the lock is dropped.
+/// Opens one image that nobody uses, and keeps every QEMU from writing to it until the lock is dropped.
 fn open_image(path: &Path, format: Format) -> Result<(Arc<dyn SnapshotSource>, ImageLock), Failure> {
     let lock = ImageLock::read(path).map_err(|e| match e {
         LockError::Held { .. } => Failure::refused(e),
         LockError::Io { .. } => Failure::failed(e),
     })?;
+    refuse_used_source(path)?;
     let image = ImageRef { path: path.to_owned(), format };
     let reader = ChainReader::open(&[image]).map_err(Failure::failed)?;
     Ok((Arc::new(reader), lock))

@@ -91,6 +91,9 @@ impl SnapshotSource for PinnedSource {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), ReadError> {
         SnapshotSource::read_at(&self.reader, buffer, offset)
     }
+    fn is_lost(&self) -> bool {
+        self.pinned.is_lost()
+    }
 }
 
 /// Pinning asks no node and starts no daemon; it may have to settle a merge that was interrupted.
