@@ -163,7 +163,7 @@ impl Engine {
                 extents: upload.extents(),
             };
             let hashes = HashList { block: options.hash_block, digests };
-            finish(&mut upload, hashes, manifest, parent_of.as_ref(), (held.as_ref(), cancel)).await
+            finish(&mut upload, hashes, manifest, parent_of.as_ref(), held.as_ref(), cancel).await
         };
         if let Err(error) = stored.await {
             return Err(match upload.remove().await {
@@ -192,7 +192,8 @@ async fn finish(
     hashes: HashList,
     manifest: Manifest,
     parent: Option<&(Uuid, Prefix)>,
-    (source, cancel): (&dyn SnapshotSource, &Cancel),
+    source: &dyn SnapshotSource,
+    cancel: &Cancel,
 ) -> Result<(), BackupError> {
     let (hashes, encoded) = blocking(move || {
         let (name, description) = (manifest.name.as_deref(), manifest.description.as_deref());

@@ -195,12 +195,20 @@ fn a_mounted_device_is_refused() {
     sh(&format!("mount {device} {mount_text}"));
     let mounted = shell.run("restore", &["--backup", backup, "--to", &device, "--in-place"]);
     let file = shell.run("restore", &["--backup", backup, "--to", disk_text, "--in-place"]);
+    // What somebody may be writing to is not read either.
+    let id = Uuid::new_v4().to_string();
+    let source = |image| shell.run("create", &["--image", image, "--format", "raw", "--volume-id", &id]);
+    let (device_source, file_source) = (source(&device), source(disk_text));
     sh(&format!("umount {mount_text}"));
     let free = shell.run("restore", &["--backup", backup, "--to", &device, "--in-place"]);
     sh(&format!("losetup -d {device}"));
     assert_eq!(mounted.status.code(), Some(4), "{mounted:?}");
     assert!(String::from_utf8_lossy(&mounted.stderr).contains("mounted on"));
     assert_eq!(file.status.code(), Some(4), "{file:?}");
+    assert_eq!(device_source.status.code(), Some(4), "{device_source:?}");
+    assert!(String::from_utf8_lossy(&device_source.stderr).contains("mounted on"));
+    assert_eq!(file_source.status.code(), Some(4), "{file_source:?}");
+    assert!(String::from_utf8_lossy(&file_source.stderr).contains("is attached to it"));
     assert!(free.status.success(), "{free:?}");
     assert!(std::fs::read(&disk).unwrap()[..100_000] == noise(1, 100_000)[..]);
 }

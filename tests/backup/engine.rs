@@ -1,11 +1,10 @@
 //! Full and incremental backups, and what a restore refuses.
 
-use crate::util::{Bytes, Repository, noise, restore, sha256, small};
+use crate::util::{Repository, noise, restore, sha256, small};
 use proptest::prelude::*;
 use rstest::rstest;
-use std::sync::Arc;
 use strata::backup::format::Compression;
-use strata::backup::{BackupError, Canceller, CreateOptions, ErrorKind, ParentChoice, Progress};
+use strata::backup::{BackupError, CreateOptions, ErrorKind, ParentChoice};
 use strata::image::{ChainReader, Format, ImageRef};
 use uuid::Uuid;
 
@@ -163,19 +162,6 @@ async fn a_backup_that_is_its_own_ancestor() {
     std::fs::write(&path, round).unwrap();
     let error = repository.restore_to(child.backup_id, &repository.path("out")).await.unwrap_err();
     assert!(matches!(error, BackupError::BadChain { .. }), "{error}");
-}
-
-/// B9, B13: a cancelled backup leaves nothing.
-#[tokio::test]
-async fn cancelled_means_gone() {
-    let repository = Repository::new();
-    let (canceller, cancel) = Canceller::new();
-    canceller.cancel();
-    let source = Arc::new(Bytes(noise(6, 200_000)));
-    let options = small(Uuid::new_v4(), ParentChoice::None);
-    let error = repository.engine.create(source, &options, &Progress::default(), &cancel).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Cancelled);
-    assert_eq!(repository.store.list("").await.unwrap(), vec![]);
 }
 
 /// B11: a restore to qcow2 reads back as the volume, with explicit formats.

@@ -1,6 +1,7 @@
 //! The backup engine, from outside: against what Cinder wrote, over each kind of store, and through
 //! the command line.
 
+mod broken_off;
 mod cinder;
 mod cli;
 mod engine;

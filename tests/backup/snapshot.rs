@@ -87,7 +87,28 @@ fn snapshots_of_a_share(#[values(VolumeKind::Qcow2, VolumeKind::RawSparse)] kind
     let repository = format!("--repository=file://{}", folder.path().join("repo").display());
     let backup = |handle: &str| -> Value {
         let args = ["backup", "create", &repository, "-o", "json", "--share", &text, "--snapshot", handle];
-        serde_json::from_str(&run(strata, &args)).unwrap()
+        let pinned = || {
+            let record: Value = serde_json::from_slice(&fs::read(home.join("volume.json")).unwrap()).unwrap();
+            record.to_string().contains("strata backup create")
+        };
+        let ended = std::sync::atomic::AtomicBool::new(false);
+        let (made, seen) = std::thread::scope(|scope| {
+            let watch = scope.spawn(|| {
+                let mut seen = false;
+                while !ended.load(std::sync::atomic::Ordering::SeqCst) && !seen {
+                    seen = pinned();
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                }
+                seen
+            });
+            let made = std::panic::catch_unwind(|| run(strata, &args));
+            ended.store(true, std::sync::atomic::Ordering::SeqCst);
+            (made, watch.join().unwrap())
+        });
+        let made = serde_json::from_str(&made.unwrap()).unwrap();
+        assert!(seen, "nothing was pinned while it was read");
+        assert!(!pinned(), "a pin is left");
+        made
     };
     let full = backup(&first.handle.to_string());
     let incremental = backup(&second.handle.to_string());
@@ -118,8 +139,6 @@ fn snapshots_of_a_share(#[values(VolumeKind::Qcow2, VolumeKind::RawSparse)] kind
     let shown =
         run(strata, &["backup", "show", &repository, "--backup", full["backup_id"].as_str().unwrap()]);
     assert!(shown.contains("\"strata.parameter.colour\":\"blue\""), "{shown}");
-    let record: Value = serde_json::from_slice(&fs::read(home.join("volume.json")).unwrap()).unwrap();
-    assert!(!record.to_string().contains("strata backup create"), "a pin is left: {record}");
     let unknown =
         first.handle.to_string().replace(&first.handle.snapshot.to_string(), &uuid::Uuid::nil().to_string());
     let args = ["backup", "create", &repository, "--share", &text, "--snapshot", &unknown];
