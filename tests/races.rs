@@ -1,8 +1,12 @@
 //! Operations that meet: whoever comes first, nothing is written under a frozen layer, and nothing is lost
 //! (invariants 1 to 4, G14).
 
+#[path = "support/driver.rs"]
+#[allow(dead_code)]
+mod driver;
 mod support;
 
+use driver::{Driver, Use, from_snapshot, new_volume};
 use rstest::rstest;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
@@ -203,5 +207,45 @@ fn a_clone_meets_a_merge(#[values(true, false)] down: bool) {
         }
         assert!(domain.read(volume, LENGTH) == now);
         domain.check(volume);
+    }
+}
+
+/// The same through the socket: a sidecar's CreateSnapshot meets the kubelet's NodeStageVolume.
+#[rstest]
+fn a_cut_meets_a_stage_over_the_socket(#[values("qcow2", "raw")] format: &str) {
+    support::need_root();
+    let dir = support::scratch();
+    let root = dir.path().join("share");
+    std::fs::create_dir(&root).unwrap();
+    let program = std::path::Path::new(env!("CARGO_BIN_EXE_strata"));
+    let source = format!("dir:{}", root.display());
+    let mut driver = Driver::prepare(program, &dir.path().join("d"), &[&source], "race-node");
+    let (img, daemon) = (support::qemu_img(), support::qemu_storage_daemon());
+    driver.set_environment(&[
+        ("STRATA_QEMU_IMG", img.to_str().unwrap()),
+        ("STRATA_QEMU_STORAGE_DAEMON", daemon.to_str().unwrap()),
+    ]);
+    driver.launch();
+    let read = |id: &str| {
+        let place = dir.path().join("look");
+        let bytes = read_start(&driver.attach(id, &place, Use::Block).unwrap(), LENGTH);
+        driver.detach(id, &place).unwrap();
+        bytes
+    };
+    for (round, lag) in [0, 20, -20, 60, -60].into_iter().enumerate() {
+        let request = new_volume(&format!("pvc-{round}"), 1 << 30, Use::Block, &[("format", format)]);
+        let id = driver.create(request).unwrap().volume_id;
+        let place = dir.path().join(format!("pod-{round}"));
+        let (snapshot, device) = meet(
+            lag,
+            || driver.snapshot(&id, &format!("snap-{round}")),
+            || driver.attach(&id, &place, Use::Block),
+        );
+        let snapshot = snapshot.unwrap();
+        write_at(&device.unwrap(), 0, &[9; LENGTH]);
+        driver.detach(&id, &place).unwrap();
+        let clone = driver.create(from_snapshot(&format!("clone-{round}"), &snapshot, Use::Block)).unwrap();
+        assert!(read(&clone.volume_id) == [0; LENGTH], "round {round}: written under the snapshot");
+        assert!(read(&id) == [9; LENGTH], "round {round}: a write is lost");
     }
 }
