@@ -53,10 +53,10 @@ pub fn clone(step: Step) {
 /// A volume that nothing stands on: all of it goes.
 pub fn delete(step: Step) {
     let mut world = World::new();
-    world.calm();
+    // Nothing before the call comes to the step.
+    world.arm(step);
     let mut disk = world.disk("pvc-gone", "qcow2");
     world.write(&mut disk, 0..4, 1);
-    world.arm(step);
     world.dies(|driver| driver.delete(&disk.id));
     world.calm();
     patiently(|| world.driver.delete(&disk.id));
@@ -66,13 +66,13 @@ pub fn delete(step: Step) {
 /// K5: its snapshot stays, and is as good as before.
 pub fn delete_with_snapshot(step: Step) {
     let mut world = World::new();
-    world.calm();
+    // Nothing before the call comes to the step.
+    world.arm(step);
     let mut disk = world.disk("pvc-gone", "qcow2");
     world.write(&mut disk, 0..10, 1);
     let snapshot = world.snapshot(&disk, "s1");
     let then = disk.now.clone();
     world.write(&mut disk, 4..6, 2);
-    world.arm(step);
     world.dies(|driver| driver.delete(&disk.id));
     world.calm();
     patiently(|| world.driver.delete(&disk.id));

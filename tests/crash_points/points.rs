@@ -133,9 +133,9 @@ pub fn teardown_of_a_frozen_filesystem(step: Step) {
 /// G8: the middle one of three.
 pub fn delete(step: Step) {
     let mut world = World::new();
-    world.calm();
-    let (disk, snapshots) = history(&mut world, "qcow2", &[0..8, 4..12, 10..20], 1..3);
+    // Nothing before the call comes to the step.
     world.arm(step);
+    let (disk, snapshots) = history(&mut world, "qcow2", &[0..8, 4..12, 10..20], 1..3);
     world.dies(|driver| driver.delete_snapshot(&snapshots[1].snapshot_id));
     world.calm();
     world.delete_snapshot(&snapshots[1].snapshot_id);
@@ -156,9 +156,9 @@ pub fn merge_up(step: Step) {
 /// The oldest of three goes, and its layer becomes one with the next.
 fn merge(step: Step, rounds: &[std::ops::Range<usize>], down: bool) {
     let mut world = World::new();
-    world.calm();
-    let (mut disk, snapshots) = history(&mut world, "qcow2", rounds, 1..3);
+    // Nothing before the call comes to the step.
     world.arm(step);
+    let (mut disk, snapshots) = history(&mut world, "qcow2", rounds, 1..3);
     // The merge begins after the answer.
     world.dies(|driver| driver.delete_snapshot(&snapshots[0].snapshot_id));
     world.calm();
