@@ -79,7 +79,8 @@ impl Locked<'_> {
         for layer in files.filter_map(|id| self.record.layer(id)) {
             let free = ImageLock::write(&self.image(&layer.file));
             if is_held(&free) {
-                return Ok(None);
+                let doing = "layers that are to be merged are open elsewhere".to_owned();
+                return PendingSnafu { volume: self.id(), doing }.fail();
             }
             drop(free.context(ImageLockSnafu)?);
         }
