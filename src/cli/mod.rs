@@ -7,6 +7,7 @@ mod output;
 mod size;
 mod standalone;
 mod telemetry;
+mod volume;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -26,6 +27,8 @@ struct Cli {
 enum Command {
     /// Back up, restore, list and delete backups.
     Backup(backup::BackupArgs),
+    /// Look at the volumes of a share.
+    Volume(volume::VolumeArgs),
     /// CSI Identity and Controller.
     Controller(driver::ControllerArgs),
     /// CSI Identity and Node, and the agent that the controller asks.
@@ -42,6 +45,7 @@ pub fn main() -> ExitCode {
     telemetry::init(cli.log_format);
     let done = match cli.command {
         Command::Backup(args) => return backup::run(args),
+        Command::Volume(args) => return volume::run(&args),
         Command::Controller(args) => args.run(),
         Command::Node(args) => args.run(),
         Command::Data(args) => args.run(),

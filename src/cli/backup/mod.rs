@@ -6,6 +6,8 @@ mod restore;
 mod snapshot;
 mod workdir;
 
+pub(in crate::cli) use snapshot::OpenShare;
+
 use super::exit::Failure;
 use super::output::{self, Output};
 use crate::backup::store::{self, RepositoryUrl, S3Options};

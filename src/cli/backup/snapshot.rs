@@ -3,7 +3,7 @@
 use super::workdir::{self, WorkDir};
 use crate::backup::SnapshotSource;
 use crate::cli::exit::Failure;
-use crate::gluster::{self, Share, Source};
+use crate::gluster::{self, Share, ShareKey, Source};
 use crate::image::{ChainReader, ReadError};
 use crate::qsd::LocalDaemons;
 use crate::volume::{
@@ -25,10 +25,37 @@ pub(super) struct PinnedSource {
     _share: OpenShare,
 }
 
-/// The folder is dropped last: it goes only when nothing is mounted in it.
-struct OpenShare {
+/// A share that this command has opened for itself. The folder is dropped last: it goes only when nothing is
+/// mounted in it.
+pub(in crate::cli) struct OpenShare {
+    /// The volumes on it.
+    pub volumes: Volumes,
     share: Share,
     _folder: WorkDir,
+}
+
+impl OpenShare {
+    /// Opens a share in a folder of this command's own. Blocks.
+    pub fn open(source: &Source) -> Result<Self, Failure> {
+        let base = Path::new(MOUNT_DIR);
+        if let Err(error) = workdir::sweep(base) {
+            tracing::warn!(%error, "what commands that were killed have left mounted stays");
+        }
+        let folder = WorkDir::make(base).map_err(Failure::failed)?;
+        let (share, findings) = gluster::open(source, &[], &folder.mounts()).map_err(Failure::failed)?;
+        for finding in findings {
+            tracing::warn!("{source}: {finding:?}");
+        }
+        let volumes = Volumes::new(share.clone(), tools(folder.path()));
+        Ok(OpenShare { volumes, share, _folder: folder })
+    }
+
+    /// Whether a handle is of this share.
+    pub fn expect(&self, handle: &impl std::fmt::Display, key: &ShareKey) -> Result<(), Failure> {
+        let Share { key: found, source, .. } = &self.share;
+        let reason = || format!("{handle} lies on the share {key}, but {source} is {found}");
+        if found == key { Ok(()) } else { Err(Failure::usage(reason())) }
+    }
 }
 
 impl Drop for OpenShare {
@@ -42,23 +69,9 @@ impl Drop for OpenShare {
 impl PinnedSource {
     /// Opens the share and pins the snapshot. Blocks.
     pub fn open(handle: &SnapshotHandle, source: &Source) -> Result<Self, Failure> {
-        let base = Path::new(MOUNT_DIR);
-        if let Err(error) = workdir::sweep(base) {
-            tracing::warn!(%error, "what commands that were killed have left mounted stays");
-        }
-        let folder = WorkDir::make(base).map_err(Failure::failed)?;
-        let path = folder.path().to_owned();
-        let (share, findings) = gluster::open(source, &[], &folder.mounts()).map_err(Failure::failed)?;
-        let opened = OpenShare { share: share.clone(), _folder: folder };
-        for finding in findings {
-            tracing::warn!("{source}: {finding:?}");
-        }
-        if share.key != handle.share {
-            let reason =
-                format!("{handle} lies on the share {}, but {source} is {}", handle.share, share.key);
-            return Err(Failure::usage(reason));
-        }
-        let volumes = Volumes::new(share, tools(&path));
+        let opened = OpenShare::open(source)?;
+        opened.expect(handle, &handle.share)?;
+        let volumes = &opened.volumes;
         let owner = format!("strata backup create, process {}", std::process::id());
         let pinned = volumes.pin_snapshot(handle.volume, handle.snapshot, &owner).map_err(|e| match e {
             Error::VolumeNotFound { .. } | Error::SnapshotNotFound { .. } => {
