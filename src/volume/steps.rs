@@ -1,7 +1,7 @@
 //! The steps at which a crash is worth a test: between any two effects that are not one.
 //!
 //! One list. With the cargo feature `crash-points`, `STRATA_CRASH_AT=<step>` in the environment kills the
-//! process, as `kill -9` would, when it gets there; `tests/crash_points.rs` goes through the list. An
+//! process, as `kill -9` would, when it gets there; `tests/crash_points/` goes through the list. An
 //! unlisted step does not compile, and a listed one that is never reached fails that test.
 
 macro_rules! steps {
