@@ -24,7 +24,7 @@ pub trait OpenShare: Send + Sync {
 
 /// The shares that this process was given.
 pub struct Shares {
-    specs: Vec<ShareSpec>,
+    specs: Mutex<Vec<ShareSpec>>,
     opener: Arc<dyn OpenShare>,
     tools: Tools,
     state: Mutex<BTreeMap<String, Slot>>,
@@ -40,7 +40,7 @@ enum Slot {
 impl Shares {
     /// None is open yet: see [`Shares::refresh`].
     pub fn new(specs: Vec<ShareSpec>, opener: Arc<dyn OpenShare>, tools: Tools) -> Self {
-        Shares { specs, opener, tools, state: Mutex::default(), memory: Memory::default() }
+        Shares { specs: Mutex::new(specs), opener, tools, state: Mutex::default(), memory: Memory::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, BTreeMap<String, Slot>> {
@@ -49,8 +49,18 @@ impl Shares {
     }
 
     /// What was configured; each is looked after by itself, so that none waits for another (G1).
-    pub fn specs(&self) -> &[ShareSpec] {
-        &self.specs
+    pub fn specs(&self) -> Vec<ShareSpec> {
+        self.specs.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes a share that was configured later. False if it is known already.
+    pub fn add(&self, spec: &ShareSpec) -> bool {
+        let mut specs = self.specs.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = specs.iter().all(|known| known.source != spec.source);
+        if new {
+            specs.push(spec.clone());
+        }
+        new
     }
 
     /// Opens a share that is not open, or looks whether it is still alive. Blocking, perhaps for ever.
@@ -92,9 +102,10 @@ impl Shares {
     }
 
     /// A share that has neither been opened nor failed since this process began.
-    pub(super) fn unanswered(&self) -> Option<&Source> {
+    pub(super) fn unanswered(&self) -> Option<Source> {
+        let specs = self.specs();
         let state = self.state();
-        self.specs.iter().map(|spec| &spec.source).find(|source| !state.contains_key(&source.to_string()))
+        specs.into_iter().map(|spec| spec.source).find(|source| !state.contains_key(&source.to_string()))
     }
 
     /// The open shares; two sources with one key are one share.
@@ -110,9 +121,9 @@ impl Shares {
 
     /// Why not all shares are open.
     pub(super) fn missing(&self) -> Option<String> {
+        let specs = self.specs();
         let state = self.state();
-        let reasons: Vec<String> = self
-            .specs
+        let reasons: Vec<String> = specs
             .iter()
             .filter_map(|spec| match state.get(&spec.source.to_string()) {
                 Some(Slot::Open(_)) => None,

@@ -294,3 +294,32 @@ async fn a_share_that_is_away_does_not_stop_the_others() {
     driver.list_snapshots(ListSnapshotsRequest::default()).await.unwrap();
     driver.unpublish_from(&second, NODE).await.unwrap();
 }
+
+/// G1: the list of shares is read again at run time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_share_that_is_added_to_the_list_is_taken_up() {
+    let dir = support::scratch();
+    let (here, later, list) = (dir.path().join("share"), dir.path().join("later"), dir.path().join("shares"));
+    std::fs::create_dir(&here).unwrap();
+    std::fs::create_dir(&later).unwrap();
+    std::fs::write(&list, "# none yet\n").unwrap();
+    let source = format!("dir:{}", later.display());
+    let file = list.to_str().unwrap().to_owned();
+    let driver = Driver::on(dir, format!("dir:{}", here.display()), &["--shares-file", &file]);
+    let mut request = create_request("on-the-later-one");
+    request.parameters.insert("share".into(), source.clone());
+    let refused = driver.create(request.clone()).await.unwrap_err();
+    assert!(refused.message().contains(&source), "{refused}");
+
+    std::fs::write(&list, format!("{source}  # added\n")).unwrap();
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    let made = loop {
+        match driver.create(request.clone()).await {
+            Ok(made) => break made,
+            Err(error) => assert!(std::time::Instant::now() < deadline, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    };
+    assert_eq!(std::fs::read_dir(later.join("volumes")).unwrap().count(), 1);
+    driver.delete(&made.volume_id).await.unwrap();
+}

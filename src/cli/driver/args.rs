@@ -5,7 +5,7 @@ use crate::gluster::{MountOption, Source};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The driver's name unless told otherwise.
 pub const DRIVER: &str = "csi.strata.dev";
@@ -20,13 +20,17 @@ pub struct ShareArgs {
         env = "STRATA_SHARES",
         value_name = "SOURCE",
         value_delimiter = ',',
-        required = true
+        required_unless_present = "shares_file"
     )]
     shares: Vec<Source>,
     /// Mount options of one share, beyond those that safety demands:
     /// --share-options server1:/volume=backup-volfile-servers=server2:server3,log-level=WARNING
     #[arg(long, value_name = "SOURCE=OPTION[,OPTION…]")]
     share_options: Vec<String>,
+    /// A file with more shares, one a line: SOURCE [OPTION[,OPTION…]]; # begins a comment. It is read again all
+    /// the time: a line that is added counts within seconds, one that is removed at the next start.
+    #[arg(long, env = "STRATA_SHARES_FILE", value_name = "FILE")]
+    shares_file: Option<PathBuf>,
 }
 
 impl ShareArgs {
@@ -56,15 +60,63 @@ impl ShareArgs {
         if let Some(source) = options.keys().next() {
             bail!("--share-options names {source}, which is none of the shares given with --share");
         }
+        if let Some(path) = &self.shares_file {
+            for spec in read_shares(path)? {
+                if specs.iter().all(|known| known.source != spec.source) {
+                    specs.push(spec);
+                }
+            }
+        }
         Ok(specs)
+    }
+
+    /// The file that is read again, if there is one.
+    pub fn file(&self) -> Option<PathBuf> {
+        self.shares_file.clone()
     }
 
     /// The same arguments for a child process.
     pub fn to_args(&self) -> Vec<String> {
         let shares = self.shares.iter().flat_map(|source| ["--share".to_owned(), source.to_string()]);
         let options = self.share_options.iter().flat_map(|text| ["--share-options".to_owned(), text.clone()]);
-        shares.chain(options).collect()
+        let file = self.shares_file.iter().flat_map(|path| {
+            // The roles may have another current folder than whoever typed the path.
+            let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+            ["--shares-file".to_owned(), path.to_string_lossy().into_owned()]
+        });
+        shares.chain(options).chain(file).collect()
     }
+}
+
+/// The shares of a file: all of it is right, or none of it counts.
+pub fn read_shares(path: &Path) -> Result<Vec<ShareSpec>> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let lines = text
+        .lines()
+        .enumerate()
+        .map(|(index, line)| (index + 1, line.split('#').next().unwrap_or("").trim()));
+    lines
+        .filter(|(_, line)| !line.is_empty())
+        .map(|(number, line)| share_of(line).with_context(|| format!("{}, line {number}", path.display())))
+        .collect()
+}
+
+fn share_of(line: &str) -> Result<ShareSpec> {
+    let (source, options) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+    let source: Source = source.parse()?;
+    let options: Vec<String> = options
+        .split(',')
+        .map(|option| option.trim().to_owned())
+        .filter(|option| !option.is_empty())
+        .collect();
+    for option in &options {
+        option.parse::<MountOption>()?;
+    }
+    ensure!(
+        options.is_empty() || !matches!(source, Source::Dir(_)),
+        "{source} is a directory, which is not mounted with options"
+    );
+    Ok(ShareSpec { source, options })
 }
 
 /// QEMU's programs.
@@ -109,6 +161,23 @@ mod tests {
 
     fn specs(args: &[&str]) -> Result<Vec<ShareSpec>> {
         Line::try_parse_from(std::iter::once("x").chain(args.iter().copied()))?.shares.specs()
+    }
+
+    /// G1: a file of shares; one line that is wrong is named, and nothing of the file counts.
+    #[test]
+    fn a_file_of_shares_is_read_whole_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("shares");
+        std::fs::write(&file, "# ours\na:/v log-level=INFO,backup-volfile-servers=b\n\ndir:/srv/x # fast\n")
+            .unwrap();
+        let path = file.to_str().unwrap();
+        let found = specs(&["--shares-file", path, "--share", "dir:/srv/x"]).unwrap();
+        let sources: Vec<String> = found.iter().map(|spec| spec.source.to_string()).collect();
+        assert_eq!(sources, ["dir:/srv/x", "a:/v"]);
+        assert_eq!(found[1].options, ["log-level=INFO", "backup-volfile-servers=b"]);
+        std::fs::write(&file, "dir:/srv/x\na:/v attribute-timeout=1\n").unwrap();
+        let wrong = format!("{:#}", specs(&["--shares-file", path]).unwrap_err());
+        assert!(wrong.contains("line 2"), "{wrong}");
     }
 
     /// G1: options per share, several shares.

@@ -46,7 +46,7 @@ impl ControllerArgs {
             let data = DataClient::new(&self.data.data_socket)?;
             let tools = tools(&data, self.qemu.qemu_img, Duration::from_secs(self.cut_timeout));
             let shares = Arc::new(Shares::new(specs, Arc::new(DataShares::new(data)), tools));
-            look_after(Arc::clone(&shares), |_| ()).await;
+            look_after(Arc::clone(&shares), self.shares.file(), |_| ()).await;
             let tidy = Tidy::new(Handle::current());
             let listener = uds::bind(&self.socket)?;
             sweep_regularly(Arc::clone(&shares), tidy.clone());

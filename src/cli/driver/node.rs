@@ -74,7 +74,7 @@ impl NodeArgs {
             let agent_server = tokio::spawn(serve(agent_router, agent, async move {
                 let _ = told.wait_for(|stop| *stop).await;
             }));
-            look_after(Arc::clone(&shares), move |volumes| {
+            look_after(Arc::clone(&shares), self.shares.file(), move |volumes| {
                 let record = NodeRecord::now(node.clone(), address.clone());
                 if let Err(error) = volumes.register_node(&record) {
                     tracing::error!(share = %volumes.share().source, %error, "the node is not registered");

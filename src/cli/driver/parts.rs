@@ -1,5 +1,6 @@
 //! What the roles are put together from.
 
+use super::args::read_shares;
 use crate::agent::AgentClient;
 use crate::attach::FuseLoop;
 use crate::csi::{OpenShare, ShareSpec, Shares, Tidy};
@@ -99,8 +100,49 @@ const PACE: Pace = Pace {
 /// Opens the shares and goes on looking after them, each for itself: one that hangs stops no other. Returns
 /// once each had its first try, within bounds. `each_round` runs after every look at a share that is open, on
 /// a blocking thread.
-pub(super) async fn look_after(shares: Arc<Shares>, each_round: impl Fn(Volumes) + Send + Sync + 'static) {
-    look_after_at(PACE, shares, Arc::new(each_round)).await;
+/// Shares that `file` names later are taken up when they appear in it.
+pub(super) async fn look_after(
+    shares: Arc<Shares>,
+    file: Option<PathBuf>,
+    each_round: impl Fn(Volumes) + Send + Sync + 'static,
+) {
+    let each_round = Arc::new(each_round);
+    look_after_at(PACE, Arc::clone(&shares), Arc::clone(&each_round)).await;
+    if let Some(file) = file {
+        tokio::spawn(take_up(PACE, shares, file, each_round));
+    }
+}
+
+/// Reads the list of shares again and again (G1).
+async fn take_up(
+    pace: Pace,
+    shares: Arc<Shares>,
+    file: PathBuf,
+    each_round: Arc<impl Fn(Volumes) + Send + Sync + 'static>,
+) {
+    let mut told = String::new();
+    loop {
+        tokio::time::sleep(pace.retry).await;
+        let path = file.clone();
+        let read = tokio::task::spawn_blocking(move || read_shares(&path)).await;
+        let found = match read.map_err(anyhow::Error::from).and_then(|found| found) {
+            Ok(found) => found,
+            Err(error) => {
+                let reason = format!("{error:#}");
+                if reason != told {
+                    tracing::error!(reason, "the list of shares cannot be read; the shares stay as they are");
+                }
+                told = reason;
+                continue;
+            }
+        };
+        told.clear();
+        for spec in found.into_iter().filter(|spec| shares.add(spec)) {
+            tracing::info!(share = %spec.source, "a share was added");
+            let (looked, _) = tokio::sync::mpsc::channel::<()>(1);
+            tokio::spawn(look_after_one(pace, Arc::clone(&shares), spec, Arc::clone(&each_round), looked));
+        }
+    }
 }
 
 async fn look_after_at(
