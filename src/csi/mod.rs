@@ -9,9 +9,11 @@ mod inflight;
 mod node;
 mod params;
 mod placement;
+mod request;
 mod shares;
-mod snapshots;
+mod snapshot_list;
 mod tidy;
+mod wire;
 
 pub use call::Caller;
 pub use controller::ControllerService;

@@ -1,4 +1,5 @@
 use super::*;
+use crate::rpc::csi::volume_content_source::{self, SnapshotSource};
 use rstest::rstest;
 use tonic::Code;
 
@@ -54,4 +55,14 @@ fn only_snapshots_are_a_source() {
     let snapshot = SnapshotSource { snapshot_id: "../x".to_owned() };
     assert_eq!(of(Some(SourceType::Snapshot(snapshot))).unwrap_err().code(), Code::NotFound);
     assert_eq!(content_source(None).unwrap(), None);
+}
+
+/// Invariant 6: a path that climbs is refused before it reaches anything.
+#[test]
+fn only_plain_absolute_paths_are_taken() {
+    assert_eq!(path("/var/lib/kubelet/x", "p").unwrap(), PathBuf::from("/var/lib/kubelet/x"));
+    let long = format!("/{}", "x".repeat(MAX_PATH));
+    for text in ["", "relative", "/a/../b", "/a/\0b", &long] {
+        assert_eq!(path(text, "p").unwrap_err().code(), tonic::Code::InvalidArgument);
+    }
 }

@@ -1,27 +1,9 @@
 //! What a listing of snapshots answers, and how it is told in parts.
 
-use super::shares::Shares;
-use crate::rpc::csi::{
-    ListSnapshotsRequest, ListSnapshotsResponse, Snapshot, list_snapshots_response::Entry,
-};
+use super::{shares::Shares, wire};
+use crate::rpc::csi::{ListSnapshotsRequest, ListSnapshotsResponse, list_snapshots_response::Entry};
 use crate::volume::{SnapshotHandle, SnapshotView, VolumeHandle};
 use tonic::Status;
-
-/// A snapshot as CSI has it. It is ready as soon as it exists.
-pub(super) fn to_wire(view: &SnapshotView) -> Snapshot {
-    let created = view.created_at;
-    Snapshot {
-        size_bytes: i64::try_from(view.size).unwrap_or(i64::MAX),
-        snapshot_id: view.handle.to_string(),
-        source_volume_id: view.handle.volume_handle().to_string(),
-        creation_time: Some(prost_types::Timestamp {
-            seconds: created.as_second(),
-            nanos: created.subsec_nanosecond(),
-        }),
-        ready_to_use: true,
-        group_snapshot_id: String::new(),
-    }
-}
 
 /// What is listed.
 #[derive(Debug)]
@@ -105,7 +87,7 @@ fn page(views: Vec<SnapshotView>, after: Option<&SnapshotHandle>, max: usize) ->
         rest.truncate(max);
         next_token = rest.last().map(|view| view.handle.to_string()).unwrap_or_default();
     }
-    let entries = rest.iter().map(|view| Entry { snapshot: Some(to_wire(view)) }).collect();
+    let entries = rest.iter().map(|view| Entry { snapshot: Some(wire::snapshot(view)) }).collect();
     ListSnapshotsResponse { entries, next_token }
 }
 

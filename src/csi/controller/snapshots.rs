@@ -1,0 +1,68 @@
+//! Snapshots are cut, deleted and listed.
+
+use super::ControllerService;
+use crate::csi::call::{Call, Patience};
+use crate::csi::request::{name, required, volume_handle};
+use crate::csi::snapshot_list::Listing;
+use crate::csi::{params, wire};
+use crate::rpc::csi::*;
+use crate::volume::SnapshotHandle;
+use std::sync::Arc;
+use tonic::{Request, Response, Status};
+
+pub(super) async fn create(
+    service: &ControllerService,
+    request: Request<CreateSnapshotRequest>,
+) -> Result<Response<CreateSnapshotResponse>, Status> {
+    let (metadata, _, request) = request.into_parts();
+    let name = name(&request.name)?.to_owned();
+    required(&request.source_volume_id, "source_volume_id")?;
+    params::snapshot(&request.parameters)?;
+    let handle = volume_handle(&request.source_volume_id)?;
+    let key = handle.volume.to_string();
+    let call = Call { method: "CreateSnapshot", key: &key, patience: Patience::Long };
+    let shares = Arc::clone(&service.shares);
+    service
+        .caller
+        .run(call, &metadata, move || {
+            let view = shares.get(&handle.share)?.snapshot(handle.volume, &name)?;
+            Ok(CreateSnapshotResponse { snapshot: Some(wire::snapshot(&view)) })
+        })
+        .await
+}
+
+pub(super) async fn delete(
+    service: &ControllerService,
+    request: Request<DeleteSnapshotRequest>,
+) -> Result<Response<DeleteSnapshotResponse>, Status> {
+    let (metadata, _, request) = request.into_parts();
+    let Ok(handle) = required(&request.snapshot_id, "snapshot_id")?.parse::<SnapshotHandle>() else {
+        // No snapshot of ours. A backup's handle too: objects go with their backup, not with this.
+        return Ok(Response::new(DeleteSnapshotResponse {}));
+    };
+    let key = handle.volume.to_string();
+    let call = Call { method: "DeleteSnapshot", key: &key, patience: Patience::Long };
+    let (shares, tidy) = (Arc::clone(&service.shares), service.tidy.clone());
+    service
+        .caller
+        .run(call, &metadata, move || {
+            let volumes = shares.get(&handle.share)?;
+            volumes.delete_snapshot(handle.volume, handle.snapshot)?;
+            tidy.request(&volumes, handle.volume);
+            Ok(DeleteSnapshotResponse {})
+        })
+        .await
+}
+
+pub(super) async fn list(
+    service: &ControllerService,
+    request: Request<ListSnapshotsRequest>,
+) -> Result<Response<ListSnapshotsResponse>, Status> {
+    let (metadata, _, request) = request.into_parts();
+    let listing = Listing::parse(&request)?;
+    // Reading holds nobody up: any number at a time.
+    let key = format!("listing {}", uuid::Uuid::new_v4());
+    let call = Call { method: "ListSnapshots", key: &key, patience: Patience::Long };
+    let shares = Arc::clone(&service.shares);
+    service.caller.run(call, &metadata, move || listing.run(&shares)).await
+}

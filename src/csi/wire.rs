@@ -1,0 +1,36 @@
+//! What the domain tells, as CSI has it.
+
+use crate::rpc::csi::volume_content_source::{SnapshotSource, Type as SourceType};
+use crate::rpc::csi::{Snapshot, Volume, VolumeContentSource};
+use crate::volume::{SnapshotView, VolumeView};
+use std::collections::HashMap;
+
+/// A volume; its topology is wherever the shares are.
+pub(super) fn volume(view: &VolumeView) -> Volume {
+    let source = view.source.as_ref().map(|snapshot| VolumeContentSource {
+        r#type: Some(SourceType::Snapshot(SnapshotSource { snapshot_id: snapshot.to_string() })),
+    });
+    Volume {
+        capacity_bytes: i64::try_from(view.capacity).unwrap_or(i64::MAX),
+        volume_id: view.handle.to_string(),
+        volume_context: HashMap::new(),
+        content_source: source,
+        accessible_topology: Vec::new(),
+    }
+}
+
+/// A snapshot as CSI has it. It is ready as soon as it exists.
+pub(super) fn snapshot(view: &SnapshotView) -> Snapshot {
+    let created = view.created_at;
+    Snapshot {
+        size_bytes: i64::try_from(view.size).unwrap_or(i64::MAX),
+        snapshot_id: view.handle.to_string(),
+        source_volume_id: view.handle.volume_handle().to_string(),
+        creation_time: Some(prost_types::Timestamp {
+            seconds: created.as_second(),
+            nanos: created.subsec_nanosecond(),
+        }),
+        ready_to_use: true,
+        group_snapshot_id: String::new(),
+    }
+}
