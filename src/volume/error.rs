@@ -60,7 +60,7 @@ pub enum Error {
     NodeUnreachable { volume: VolumeId, node: NodeId, source: AgentError },
     /// A record that fails its checks. Never replaced by itself.
     #[snafu(display(
-        "the record of volume {volume} is damaged: {reason}; nothing was changed; `strata volume check` shows the volume, and the record has to be put right from a copy"
+        "the record of volume {volume} is damaged: {reason}; nothing was changed; `strata volume check --repair` rebuilds it from the images"
     ))]
     DamagedRecord { volume: VolumeId, reason: String },
     /// The lock was lost, or somebody wrote the record without it.

@@ -1,16 +1,19 @@
 //! A look at a volume that changes nothing: its chain, and whether record, files and headers agree (G10).
 
-use super::error::{Error, VolumeNotFoundSnafu};
+use super::error::Error;
 use super::id::{LayerId, SnapshotId, VolumeId};
+use super::inspect_images::ImageReport;
 use super::record::Record;
 use super::references::list_ids;
+use super::report::{allocated, tops};
 use super::store::read_if_exists;
 use super::volumes::Volumes;
 use crate::image::Format;
 use serde::Serialize;
-use snafu::OptionExt;
 use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt;
+
+/// How often a volume that is being worked on is looked at again before what was seen counts.
+const LOOKS: usize = 5;
 
 /// A layer as it lies on the share.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -40,6 +43,8 @@ pub struct VolumeReport {
     pub name: Option<String>,
     /// Its chain, the active layer first.
     pub layers: Vec<LayerReport>,
+    /// What `qemu-img check` says of its images, when it was asked.
+    pub images: Vec<ImageReport>,
     /// What is begun and not finished: a matter of the next operation, no damage.
     pub pending: Vec<String>,
     /// What is wrong.
@@ -52,25 +57,53 @@ impl Volumes {
         list_ids(&self.layout.volumes())
     }
 
-    /// Compares a volume's record with its files and headers. Of a volume that is being worked on it may
-    /// tell of a state between two steps.
+    /// Compares a volume's record with its files and headers, and with who has them open. What is wrong with it is in the
+    /// report, whatever it is; only a volume of which there is nothing is an error.
     pub fn inspect(&self, id: VolumeId) -> Result<VolumeReport, Error> {
-        let mut report =
-            VolumeReport { id, name: None, layers: Vec::new(), pending: Vec::new(), problems: Vec::new() };
+        for look in 1.. {
+            let before = self.read(id).ok().flatten().map(|record| record.generation);
+            let report = self.look(id)?;
+            let after = self.read(id).ok().flatten().map(|record| record.generation);
+            // A state between two steps is nothing to tell of.
+            if before == after || look == LOOKS {
+                return Ok(report);
+            }
+        }
+        unreachable!("the last look returns")
+    }
+
+    fn look(&self, id: VolumeId) -> Result<VolumeReport, Error> {
+        let mut report = VolumeReport {
+            id,
+            name: None,
+            layers: Vec::new(),
+            images: Vec::new(),
+            pending: Vec::new(),
+            problems: Vec::new(),
+        };
         match self.read(id) {
-            Err(error @ Error::DamagedRecord { .. }) => report.problems.push(error.to_string()),
-            record => self.compare(&record?.context(VolumeNotFoundSnafu { volume: id })?, &mut report)?,
+            Ok(Some(record)) => {
+                if let Err(error) = self.compare(&record, &mut report) {
+                    report.problems.push(error.to_string());
+                }
+            }
+            Ok(None) if !self.layout.volume(id).exists() => return Err(Error::VolumeNotFound { volume: id }),
+            Ok(None) if self.image_files(id).is_empty() => {
+                report.pending.push("the folder of a deleted volume is to be removed".to_owned());
+            }
+            Ok(None) => {
+                let reason = "there are images, but no record (volume.json); nothing was changed; `strata volume \
+                              check --repair` rebuilds it";
+                report.problems.push(reason.to_owned());
+            }
+            Err(error) => report.problems.push(error.to_string()),
         }
         Ok(report)
     }
 
     fn compare(&self, record: &Record, report: &mut VolumeReport) -> Result<(), Error> {
         report.name = Some(record.name.clone());
-        let tops: Vec<LayerId> = match record.active {
-            Some(active) => vec![active],
-            None => record.snapshots.iter().map(|snapshot| snapshot.layer).collect(),
-        };
-        for top in tops {
+        for top in tops(record) {
             match self.chain(record, top) {
                 Err(error) => report.problems.push(error.to_string()),
                 Ok(chain) => {
@@ -81,21 +114,22 @@ impl Volumes {
                         if report.layers.iter().any(|layer| layer.id == link.layer.id) {
                             continue;
                         }
-                        let holds =
-                            record.snapshots.iter().filter(|snapshot| snapshot.layer == link.layer.id);
+                        let own = link.volume == record.id;
+                        let points = record.snapshots.iter().filter(|point| point.layer == link.layer.id);
                         report.layers.push(LayerReport {
                             id: link.layer.id,
                             volume: link.volume,
                             file: link.layer.file.clone(),
                             format: link.layer.format,
                             size: link.layer.size,
-                            allocated: std::fs::metadata(&link.path).ok().map(|meta| meta.blocks() * 512),
-                            snapshots: holds.map(|snapshot| snapshot.id).collect(),
+                            allocated: allocated(&link.path),
+                            snapshots: points.filter(|_| own).map(|point| point.id).collect(),
                         });
                     }
                 }
             }
         }
+        self.compare_users(record, report)?;
         self.compare_files(record, report)
     }
 

@@ -151,7 +151,7 @@ fn sources(record: &Record) -> BTreeSet<VolumeId> {
 }
 
 /// The layers of `of` that a volume's layers stand on.
-fn parents_in(record: &Record, of: VolumeId) -> BTreeSet<LayerId> {
+pub(super) fn parents_in(record: &Record, of: VolumeId) -> BTreeSet<LayerId> {
     let parents = record.layers.iter().filter_map(|layer| layer.parent);
     parents.filter(|parent| parent.volume == of).map(|parent| parent.layer).collect()
 }

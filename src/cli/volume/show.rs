@@ -1,0 +1,145 @@
+//! `strata volume show`: all that is known of one volume.
+
+use super::list::state;
+use super::{ShareArgs, failure, volume_id};
+use crate::cli::backup::OpenShare;
+use crate::cli::exit::Failure;
+use crate::cli::output::{self, lines};
+use crate::cli::size::human;
+use crate::volume::record::{Intent, Merge, Pin};
+use crate::volume::{LayerDetail, VolumeDetail};
+use clap::Args;
+use jiff::Timestamp;
+use std::fmt::Write;
+use std::process::ExitCode;
+
+/// Arguments of `show`.
+#[derive(Debug, Args)]
+pub(super) struct ShowArgs {
+    /// The volume, by handle or id.
+    #[arg(value_name = "VOLUME")]
+    volume: String,
+    #[command(flatten)]
+    share: ShareArgs,
+}
+
+impl ShowArgs {
+    pub fn run(&self) -> ExitCode {
+        output::finish(self.share.output, self.show(), text)
+    }
+
+    fn show(&self) -> Result<VolumeDetail, Failure> {
+        let opened = OpenShare::open(&self.share.share)?;
+        let id = volume_id(&opened, &self.volume)?;
+        opened.volumes.detail(id).map_err(failure)
+    }
+}
+
+fn text(volume: &VolumeDetail) -> String {
+    let line = &volume.summary;
+    let source = volume.source.as_ref().map(ToString::to_string).unwrap_or_default();
+    let parameters: Vec<String> =
+        volume.parameters.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let mut text = lines(&[
+        ("volume", line.handle.to_string()),
+        ("name", line.name.clone().unwrap_or_default()),
+        ("state", format!("{}{}", state(line.state), if volume.new { ", never formatted" } else { "" })),
+        ("capacity", line.capacity.map(human).unwrap_or_default()),
+        ("allocated", human(line.allocated)),
+        ("made", volume.created_at.to_string()),
+        ("from", source),
+        ("parameters", parameters.join(", ")),
+        ("record", format!("generation {}, opened {} times", volume.generation, volume.epoch)),
+    ]);
+    for chain in &volume.chains {
+        text.push_str(if chain.iter().any(|layer| layer.active) {
+            "layers:\n"
+        } else {
+            "layers beside it:\n"
+        });
+        for (depth, layer) in chain.iter().enumerate() {
+            layer_text(&mut text, volume, depth, layer);
+        }
+    }
+    section(
+        &mut text,
+        "snapshots",
+        volume.points.iter().map(|point| {
+            let consistency = format!("{:?}", point.consistency).to_lowercase();
+            format!(
+                "{} {:?}, {}, {}, {consistency}",
+                point.handle,
+                point.name,
+                human(point.size),
+                point.created_at
+            )
+        }),
+    );
+    section(&mut text, "pins", volume.pins.iter().map(pin_text));
+    section(
+        &mut text,
+        "attached",
+        volume.attachments.iter().map(|attachment| match attachment.opened {
+            Some(epoch) => format!("node {}, opened under epoch {epoch}", attachment.node),
+            None => format!("node {}, published {}, not opened", attachment.node, attachment.published_at),
+        }),
+    );
+    let pending = volume.intent.iter().map(intent_text).chain(volume.merge.iter().map(merge_text));
+    section(
+        &mut text,
+        "pending",
+        pending.chain(volume.trash.iter().map(|file| format!("{file} is to be removed"))),
+    );
+    section(&mut text, "wrong", volume.problems.iter().cloned());
+    text
+}
+
+fn layer_text(text: &mut String, volume: &VolumeDetail, depth: usize, layer: &LayerDetail) {
+    let LayerDetail { file, format, size, .. } = layer;
+    let taken = layer.allocated.map_or("no such file".to_owned(), human);
+    let _ = write!(text, "{}{file} ({format}, {}, takes {taken})", "  ".repeat(depth + 1), human(*size));
+    if layer.active {
+        text.push_str(", active");
+    }
+    if layer.closed {
+        text.push_str(", being merged away");
+    }
+    if layer.volume != volume.summary.handle.volume {
+        let _ = write!(text, ", of volume {}", layer.volume);
+    }
+    for snapshot in &layer.snapshots {
+        let _ = write!(text, " ← snapshot {}", snapshot.snapshot);
+    }
+    for clone in &layer.clones {
+        let _ = write!(text, " ← clone {clone}");
+    }
+    text.push('\n');
+}
+
+fn pin_text(pin: &Pin) -> String {
+    let ended = if pin.until <= Timestamp::now() { ", which is over" } else { "" };
+    format!("layer {} and all under it, by {}, until {}{ended}", pin.layer, pin.owner, pin.until)
+}
+
+fn intent_text(intent: &Intent) -> String {
+    match intent {
+        Intent::Cut { frozen, file, .. } => format!("a cut: layer {frozen} is to be frozen under {file}"),
+    }
+}
+
+fn merge_text(merge: &Merge) -> String {
+    let direction = format!("{:?}", merge.direction).to_lowercase();
+    let stopping = if merge.cancelled { ", being stopped" } else { "" };
+    let Merge { lower, upper, started_at, .. } = merge;
+    format!("a merge ({direction}) of layer {lower} and {upper}, begun {started_at}{stopping}")
+}
+
+fn section(text: &mut String, title: &str, items: impl Iterator<Item = String>) {
+    let mut items = items.peekable();
+    if items.peek().is_some() {
+        let _ = writeln!(text, "{title}:");
+        for item in items {
+            let _ = writeln!(text, "  {item}");
+        }
+    }
+}
