@@ -37,7 +37,7 @@ pub(super) fn code(error: &Error) -> Code {
         Error::DamagedRecord { .. } | Error::ImageHeader { .. } => Code::FailedPrecondition,
         // What the node did is unknown: it may be at work.
         Error::NodeUnreachable { .. } => Code::Unavailable,
-        Error::NoRoom { .. } => Code::ResourceExhausted,
+        Error::NoRoom { .. } | Error::TooDeep { .. } => Code::ResourceExhausted,
         Error::NoShare => Code::Unavailable,
         Error::OutOfRange { .. } => Code::OutOfRange,
         Error::Invalid { .. } => Code::InvalidArgument,
@@ -118,6 +118,7 @@ mod tests {
     #[case(Error::DamagedRecord { volume: volume(), reason: text() }, Code::FailedPrecondition)]
     #[case(Error::NodeUnreachable { volume: volume(), node: node(), source: AgentError::Unreachable { reason: text() } }, Code::Unavailable)]
     #[case(Error::NoRoom { needed: 2, free: 1 }, Code::ResourceExhausted)]
+    #[case(Error::TooDeep { volume: volume(), depth: 9, limit: 8 }, Code::ResourceExhausted)]
     #[case(Error::NoShare, Code::Unavailable)]
     #[case(Error::OutOfRange { reason: text() }, Code::OutOfRange)]
     #[case(Error::Invalid { reason: text() }, Code::InvalidArgument)]

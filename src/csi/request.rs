@@ -2,7 +2,7 @@
 
 use crate::rpc::csi::volume_content_source::Type as SourceType;
 use crate::rpc::csi::{CapacityRange, VolumeContentSource};
-use crate::volume::{SnapshotHandle, VolumeHandle};
+use crate::volume::{VolumeHandle, VolumeSource};
 use std::path::PathBuf;
 use tonic::Status;
 
@@ -64,17 +64,18 @@ pub(super) fn capacity(range: Option<&CapacityRange>) -> Result<(Option<u64>, Op
     Ok((required, limit))
 }
 
-pub(super) fn content_source(source: Option<&VolumeContentSource>) -> Result<Option<SnapshotHandle>, Status> {
+pub(super) fn content_source(source: Option<&VolumeContentSource>) -> Result<Option<VolumeSource>, Status> {
     match source.and_then(|source| source.r#type.as_ref()) {
         None if source.is_some() => Err(Status::invalid_argument("a volume_content_source without a source")),
         None => Ok(None),
         Some(SourceType::Snapshot(snapshot)) => {
             let handle = required(&snapshot.snapshot_id, "snapshot_id")?;
-            handle.parse().map(Some).map_err(|error| Status::not_found(format!("{error}")))
+            let handle = handle.parse().map_err(|error| Status::not_found(format!("{error}")))?;
+            Ok(Some(VolumeSource::Snapshot(handle)))
         }
-        Some(SourceType::Volume(_)) => Err(Status::invalid_argument(
-            "cloning a volume is not offered: make a snapshot, and a volume from it",
-        )),
+        Some(SourceType::Volume(volume)) => {
+            volume_handle(&volume.volume_id).map(VolumeSource::Volume).map(Some)
+        }
     }
 }
 

@@ -47,11 +47,11 @@ fn a_malformed_handle_is_not_found() {
 }
 
 #[test]
-fn only_snapshots_are_a_source() {
+fn a_source_is_a_snapshot_or_a_volume() {
     let of = |kind| content_source(Some(&VolumeContentSource { r#type: kind }));
     assert_eq!(of(None).unwrap_err().code(), Code::InvalidArgument);
     let volume = volume_content_source::VolumeSource { volume_id: "v".to_owned() };
-    assert_eq!(of(Some(SourceType::Volume(volume))).unwrap_err().code(), Code::InvalidArgument);
+    assert_eq!(of(Some(SourceType::Volume(volume))).unwrap_err().code(), Code::NotFound);
     let snapshot = SnapshotSource { snapshot_id: "../x".to_owned() };
     assert_eq!(of(Some(SourceType::Snapshot(snapshot))).unwrap_err().code(), Code::NotFound);
     assert_eq!(content_source(None).unwrap(), None);

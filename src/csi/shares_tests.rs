@@ -3,7 +3,7 @@ use crate::agent::{AgentClient, CUT_LIMIT};
 use crate::csi::placement::Wish;
 use crate::gluster;
 use crate::qsd::LocalDaemons;
-use crate::volume::{CreateVolume, VolumeId, VolumeKind};
+use crate::volume::{CreateVolume, Policy, VolumeId, VolumeKind};
 use std::path::Path;
 use tonic::Code;
 
@@ -37,6 +37,7 @@ fn world(directories: usize, dead: bool) -> World {
         qemu_img: "/no/such/qemu-img".into(),
         daemons: Arc::new(LocalDaemons::new("none".into(), "/nowhere".into())),
         agents: Arc::new(AgentClient::new(runtime.handle().clone(), CUT_LIMIT)),
+        policy: Policy::default(),
     };
     let mut sources: Vec<String> = dirs.iter().map(|dir| format!("dir:{}", dir.path().display())).collect();
     sources.extend(dead.then(|| "dead:/v".to_owned()));

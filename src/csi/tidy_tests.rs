@@ -3,7 +3,7 @@ use crate::agent::{AgentClient, CUT_LIMIT};
 use crate::csi::{OpenShare, ShareSpec};
 use crate::gluster::{self, Share};
 use crate::qsd::LocalDaemons;
-use crate::volume::Tools;
+use crate::volume::{Policy, Tools};
 use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
@@ -45,6 +45,7 @@ fn a_share_that_hangs_stops_no_sweep() {
         qemu_img: "/no/such/qemu-img".into(),
         daemons: Arc::new(LocalDaemons::new("none".into(), "/nowhere".into())),
         agents: Arc::new(AgentClient::new(runtime.handle().clone(), CUT_LIMIT)),
+        policy: Policy::default(),
     };
     let shares = Shares::new(vec![spec(&hanging), spec(&live)], Arc::new(Directories), tools);
     shares.specs().iter().for_each(|spec| shares.look(spec));

@@ -1,14 +1,19 @@
 //! What the domain tells, as CSI has it.
 
-use crate::rpc::csi::volume_content_source::{SnapshotSource, Type as SourceType};
+use crate::rpc::csi::volume_content_source::{SnapshotSource, Type as SourceType, VolumeSource};
 use crate::rpc::csi::{Snapshot, Volume, VolumeContentSource};
-use crate::volume::{SnapshotView, VolumeView};
+use crate::volume::{SnapshotView, VolumeSource as Source, VolumeView};
 use std::collections::HashMap;
 
 /// A volume; its topology is wherever the shares are.
 pub(super) fn volume(view: &VolumeView) -> Volume {
-    let source = view.source.as_ref().map(|snapshot| VolumeContentSource {
-        r#type: Some(SourceType::Snapshot(SnapshotSource { snapshot_id: snapshot.to_string() })),
+    let source = view.source.as_ref().map(|source| VolumeContentSource {
+        r#type: Some(match source {
+            Source::Snapshot(snapshot) => {
+                SourceType::Snapshot(SnapshotSource { snapshot_id: snapshot.to_string() })
+            }
+            Source::Volume(volume) => SourceType::Volume(VolumeSource { volume_id: volume.to_string() }),
+        }),
     });
     Volume {
         capacity_bytes: i64::try_from(view.capacity).unwrap_or(i64::MAX),

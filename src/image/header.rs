@@ -229,6 +229,24 @@ pub fn verify(path: &Path, backing: Option<(&str, Format)>) -> Result<Header, He
     Ok(header)
 }
 
+/// Whether a qcow2 file holds no cluster of its own: nothing was written to it, nor discarded, since it was made.
+pub fn has_no_data(path: &Path) -> Result<bool, HeaderError> {
+    let bytes = read_start(path, V2_LENGTH).context(ReadSnafu { path })?;
+    let malformed = |reason: &'static str| MalformedSnafu { path, reason }.build();
+    let short = || malformed("it is shorter than a header");
+    Header::read(path)?;
+    let entries = be32(&bytes, 36).ok_or_else(short)? as usize;
+    let table = be64(&bytes, 40).ok_or_else(short)?;
+    // The specification's bound: 32 MiB of table.
+    if entries > (32 << 20) / 8 {
+        return Err(malformed("its first-level table is too large"));
+    }
+    let mut level_one = vec![0; entries * 8];
+    let file = File::open(path).context(ReadSnafu { path })?;
+    file.read_exact_at(&mut level_one, table).context(ReadSnafu { path })?;
+    Ok(level_one.iter().all(|byte| *byte == 0))
+}
+
 /// The virtual size of an image: a raw file's length, or what the qcow2 header says.
 pub fn virtual_size(path: &Path, format: Format) -> Result<u64, HeaderError> {
     match format {

@@ -89,3 +89,19 @@ proptest! {
         let _ = parse(&bytes);
     }
 }
+
+/// A fresh overlay has no cluster of its own; a table that points beyond the file is an error, no answer.
+#[test]
+fn an_image_that_was_never_written_to_is_told() {
+    let table = |offset: u64, entry: u64| {
+        let mut bytes = image(None, 0);
+        bytes.resize(128 << 10, 0);
+        bytes[36..40].copy_from_slice(&2u32.to_be_bytes());
+        bytes[40..48].copy_from_slice(&offset.to_be_bytes());
+        bytes[(64 << 10) + 8..(64 << 10) + 16].copy_from_slice(&entry.to_be_bytes());
+        file(&bytes)
+    };
+    assert!(has_no_data(table(64 << 10, 0).path()).unwrap());
+    assert!(!has_no_data(table(64 << 10, 1 << 63 | 0x5_0000).path()).unwrap());
+    assert!(has_no_data(table(1 << 40, 0).path()).is_err());
+}

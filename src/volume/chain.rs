@@ -1,13 +1,13 @@
 //! From layers to files: the chain under a layer, across volumes, each header held to the records.
 
-use super::error::{Error, ImageHeaderSnafu, VolumeNotFoundSnafu};
+use super::error::{Error, ImageHeaderSnafu, TooDeepSnafu, VolumeNotFoundSnafu};
 use super::id::{LayerId, VolumeId};
 use super::lock::Mode;
 use super::record::{Layer, ParentLayer, Record};
-use super::store::GraphLock;
+use super::store::{GraphLock, Locked};
 use super::volumes::Volumes;
 use crate::image::{Format, ImageRef, header};
-use snafu::{OptionExt, ResultExt};
+use snafu::{OptionExt, ResultExt, ensure};
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -33,9 +33,18 @@ impl Link {
 impl Volumes {
     /// The layers from `top` down to the bottom, top first.
     pub(super) fn chain(&self, record: &Record, top: LayerId) -> Result<Vec<Link>, Error> {
+        self.chain_from(record, ParentLayer { volume: record.id, layer: top })
+    }
+
+    /// How many layers are read for a layer of this volume, or of one that it stands on.
+    pub(super) fn depth(&self, record: &Record, top: ParentLayer) -> Result<usize, Error> {
+        Ok(self.chain_from(record, top)?.len())
+    }
+
+    fn chain_from(&self, record: &Record, top: ParentLayer) -> Result<Vec<Link>, Error> {
         let mut others: HashMap<VolumeId, Record> = HashMap::new();
         let mut links = Vec::new();
-        let mut next = Some(ParentLayer { volume: record.id, layer: top });
+        let mut next = Some(top);
         while let Some(at) = next {
             let broken = |reason: String| Error::DamagedRecord { volume: record.id, reason };
             if links.len() == MAX_CHAIN {
@@ -100,6 +109,17 @@ impl Volumes {
             let backing = name.as_deref().zip(below.map(|below| below.layer.format));
             header::verify(&link.path, backing).context(ImageHeaderSnafu)?;
         }
+        Ok(())
+    }
+}
+
+impl Locked<'_> {
+    /// Whether one more layer may stand on this one: each costs memory in every process that opens the chain, and
+    /// time in every read that goes down to it.
+    pub(super) fn room_for_another_layer(&self, on: ParentLayer) -> Result<(), Error> {
+        let depth = self.volumes.depth(&self.record, on)? + 1;
+        let limit = self.volumes.tools.policy.hard_depth;
+        ensure!(depth <= limit, TooDeepSnafu { volume: self.id(), depth, limit });
         Ok(())
     }
 }

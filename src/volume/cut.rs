@@ -7,14 +7,14 @@ use super::agents::{AgentError, CutOrder, CutReport};
 use super::chain::relative;
 use super::error::*;
 use super::id::{LayerId, NodeId, SnapshotId};
-use super::record::{Consistency, Intent, Layer, ParentLayer, Snapshot};
+use super::record::{Consistency, Intent, Layer, ParentLayer, Record, Snapshot, State};
 use super::steps::{Step, reached};
 use super::store::Locked;
-use crate::image::Format;
 use crate::image::lock::{ImageLock, LockError};
 use crate::image::qemu_img::{Create, Preallocation};
+use crate::image::{Format, header};
 use jiff::Timestamp;
-use snafu::ResultExt;
+use snafu::{ResultExt, ensure};
 
 /// The parts of [`Intent::Cut`].
 #[derive(Clone)]
@@ -32,20 +32,83 @@ enum Switch {
     Detached { _lock: ImageLock },
 }
 
+/// What a cut froze.
+struct Frozen {
+    layer: LayerId,
+    size: u64,
+    at: Timestamp,
+    consistency: Consistency,
+}
+
 impl Locked<'_> {
     /// Freezes the active layer and records it as a snapshot.
     pub(super) fn cut(&mut self, id: SnapshotId, name: &str) -> Result<Snapshot, Error> {
+        let mut taken = None;
+        self.freeze_active(id, |record, frozen| {
+            let snapshot = Snapshot {
+                id,
+                name: name.to_owned(),
+                layer: frozen.layer,
+                incarnation: record.incarnation,
+                created_at: frozen.at,
+                size: frozen.size,
+                consistency: frozen.consistency,
+                blank: record.new,
+            };
+            record.snapshots.push(snapshot.clone());
+            taken = Some(snapshot);
+        })?;
+        Ok(taken.expect("a cut that succeeded has frozen a layer"))
+    }
+
+    /// A frozen layer that holds what the volume holds now, for a clone to stand on: made by a cut that no
+    /// snapshot names, or what is there when nothing was written since the last one.
+    pub(super) fn boundary(&mut self) -> Result<ParentLayer, Error> {
+        let volume = self.id();
+        ensure!(self.record.state != State::Deleted, VolumeNotFoundSnafu { volume });
+        ensure!(
+            self.record.state == State::Ready,
+            PreconditionSnafu { volume, reason: format!("it is {:?}, not ready", self.record.state) }
+        );
+        if let Some(parent) = self.unwritten()? {
+            return Ok(parent);
+        }
+        let layer = self.record.active.expect("a volume that is ready has an active layer");
+        self.freeze_active(SnapshotId::random(), |_, _| ())?;
+        self.write_info()?;
+        Ok(ParentLayer { volume, layer })
+    }
+
+    /// The layer under the active one, if nobody has it open and nothing was ever written to it.
+    fn unwritten(&self) -> Result<Option<ParentLayer>, Error> {
+        let active = self.record.active_layer().expect("a volume that is ready has an active layer");
+        let Some(parent) = active.parent else { return Ok(None) };
+        if self.record.attachments.iter().any(|attachment| attachment.opened.is_some()) {
+            return Ok(None);
+        }
+        let path = self.image(&active.file);
+        let Ok(_closed) = ImageLock::write(&path) else { return Ok(None) };
+        Ok(header::has_no_data(&path).context(ImageHeaderSnafu)?.then_some(parent))
+    }
+
+    /// The cut itself; `note` says in the record what was frozen, in the write that makes the cut final.
+    fn freeze_active(
+        &mut self,
+        tag: SnapshotId,
+        note: impl FnOnce(&mut Record, Frozen),
+    ) -> Result<(), Error> {
         let frozen = self.record.active.expect("a volume that is ready has an active layer");
-        let file = self.fresh_file(format!("volume-{}.{id}", self.id()));
+        self.room_for_another_layer(ParentLayer { volume: self.id(), layer: frozen })?;
+        let file = self.fresh_file(format!("volume-{}.{tag}", self.id()));
         let begun = Begun { frozen, overlay: LayerId::random(), file };
         self.record.intent =
-            Some(Intent::Cut { snapshot: id, frozen, overlay: begun.overlay, file: begun.file.clone() });
+            Some(Intent::Cut { snapshot: tag, frozen, overlay: begun.overlay, file: begun.file.clone() });
         self.commit()?;
         reached(Step::CutIntended);
         self.make_overlay(&begun)?;
         reached(Step::CutOverlayMade);
         let switch = self.switch(&begun)?;
-        let created_at = Timestamp::now();
+        let at = Timestamp::now();
         reached(Step::CutReported);
         let consistency = match switch {
             Switch::Attached { filesystem_consistent: true } => Consistency::Filesystem,
@@ -53,13 +116,10 @@ impl Locked<'_> {
             Switch::Detached { .. } => Consistency::Detached,
         };
         let size = self.record.layer(frozen).expect("the active layer is in the record").size;
-        let incarnation = self.record.incarnation;
-        let snapshot =
-            Snapshot { id, name: name.to_owned(), layer: frozen, incarnation, created_at, size, consistency };
-        self.record.snapshots.push(snapshot.clone());
+        note(&mut self.record, Frozen { layer: frozen, size, at, consistency });
         self.finish_cut(&begun)?;
         reached(Step::CutRecorded);
-        Ok(snapshot)
+        Ok(())
     }
 
     fn make_overlay(&self, begun: &Begun) -> Result<(), Error> {

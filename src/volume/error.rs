@@ -74,6 +74,11 @@ pub enum Error {
     /// No share at all.
     #[snafu(display("no share is mounted"))]
     NoShare,
+    /// A chain at its limit.
+    #[snafu(display(
+        "volume {volume}: its chain would have {depth} layers, and {limit} is the most: delete snapshots or clones, and it gets shorter in the background"
+    ))]
+    TooDeep { volume: VolumeId, depth: usize, limit: usize },
     /// A size that cannot be had.
     #[snafu(display("{reason}"))]
     OutOfRange { reason: String },

@@ -2,7 +2,7 @@
 
 use super::chain::relative;
 use super::error::*;
-use super::id::{LayerId, SnapshotHandle, VolumeId};
+use super::id::{LayerId, VolumeHandle, VolumeId};
 use super::lock::Mode;
 use super::record::{Layer, ParentLayer, Record, State};
 use super::steps::{Step, reached};
@@ -27,9 +27,11 @@ const QUICK: Duration = Duration::from_secs(60);
 
 /// Where a clone starts.
 struct Origin {
-    handle: SnapshotHandle,
-    layer: Layer,
+    source: VolumeSource,
+    layer: ParentLayer,
     size: u64,
+    /// Nobody has used it yet: a filesystem is still to be made.
+    new: bool,
 }
 
 impl Volumes {
@@ -74,18 +76,27 @@ impl Volumes {
     /// The frozen layer that a clone is to stand on. Under the graph lock, after which no merge can begin; one that
     /// runs already is stopped, for it would end by moving the layer to another file.
     fn origin(&self, request: &CreateVolume) -> Result<Option<Origin>, Error> {
-        let Some(VolumeSource::Snapshot(handle)) = &request.source else { return Ok(None) };
-        ensure!(handle.share == self.share.key, ShareNotFoundSnafu { share: handle.share.to_string() });
-        let missing = SnapshotNotFoundSnafu { volume: handle.volume, snapshot: handle.snapshot };
-        let mut source = match self.lock(handle.volume) {
-            Err(Error::VolumeNotFound { .. }) => return missing.fail(),
-            source => source?,
+        let Some(source) = request.source.clone() else { return Ok(None) };
+        let VolumeHandle { share, volume } = source.volume();
+        ensure!(share == self.share.key, ShareNotFoundSnafu { share: share.to_string() });
+        let mut locked = match (self.lock(volume), &source) {
+            (Err(Error::VolumeNotFound { .. }), VolumeSource::Snapshot(handle)) => {
+                return SnapshotNotFoundSnafu { volume, snapshot: handle.snapshot }.fail();
+            }
+            (locked, _) => locked?,
         };
-        source.stop_merge()?;
-        let record = &source.record;
-        let snapshot = record.snapshot(handle.snapshot).context(missing)?;
-        let layer = record.layer(snapshot.layer).expect("a read record is consistent").clone();
-        Ok(Some(Origin { handle: handle.clone(), layer, size: snapshot.size }))
+        locked.stop_merge()?;
+        let (layer, size, new) = match &source {
+            VolumeSource::Snapshot(handle) => {
+                let snapshot = locked.record.snapshot(handle.snapshot);
+                let snapshot =
+                    snapshot.context(SnapshotNotFoundSnafu { volume, snapshot: handle.snapshot })?;
+                (ParentLayer { volume, layer: snapshot.layer }, snapshot.size, snapshot.blank)
+            }
+            VolumeSource::Volume(_) => (locked.boundary()?, locked.record.capacity, locked.record.new),
+        };
+        locked.room_for_another_layer(layer)?;
+        Ok(Some(Origin { source, layer, size, new }))
     }
 
     /// Writes the record of a new volume, or of a new life of a deleted one whose layers are still needed:
@@ -103,8 +114,8 @@ impl Volumes {
         ensure!(room.free > needed, NoRoomSnafu { needed, free: room.free });
         make_folder(&self.layout.volume(id))?;
         // A new life that stands on a snapshot of the former one has no need to be announced to itself.
-        if let Some(origin) = origin.filter(|origin| origin.handle.volume != id) {
-            self.announce_child(origin.handle.volume, id)?;
+        if let Some(origin) = origin.filter(|origin| origin.layer.volume != id) {
+            self.announce_child(origin.layer.volume, id)?;
             reached(Step::CloneAnnounced);
         }
         let fresh = begin(id, request);
@@ -116,14 +127,13 @@ impl Volumes {
         record.capacity = capacity;
         record.created_at = fresh.created_at;
         record.state = State::Creating;
-        record.new = origin.is_none();
-        record.source = origin.map(|origin| origin.handle.clone());
+        record.new = origin.is_none_or(|origin| origin.new);
+        record.source = origin.map(|origin| origin.source.clone());
         let format = match request.kind {
             VolumeKind::RawSparse | VolumeKind::RawFull if origin.is_none() => Format::Raw,
             _ => Format::Qcow2,
         };
-        let parent =
-            origin.map(|origin| ParentLayer { volume: origin.handle.volume, layer: origin.layer.id });
+        let parent = origin.map(|origin| origin.layer);
         let layer = Layer {
             id: LayerId::random(),
             incarnation: record.incarnation,
@@ -256,7 +266,7 @@ fn capacity(request: &CreateVolume, source: Option<u64>) -> Result<u64, Error> {
         && let Some(required) = request.required
         && required < size
     {
-        let reason = format!("{required} bytes asked for, but the snapshot holds {size}");
+        let reason = format!("{required} bytes asked for, but the source holds {size}");
         return OutOfRangeSnafu { reason }.fail();
     }
     if let Some(limit) = request.limit
@@ -277,8 +287,7 @@ fn same_volume(record: &Record, request: &CreateVolume) -> Result<(), Error> {
     if !limited || wanted.is_some_and(|wanted| wanted != record.capacity) {
         return taken(format!("it has {} bytes", record.capacity));
     }
-    let source = request.source.as_ref().map(|VolumeSource::Snapshot(handle)| handle);
-    if record.source.as_ref() != source {
+    if record.source != request.source {
         return taken("it was made from another source".to_owned());
     }
     if record.kind != request.kind && record.source.is_none() {

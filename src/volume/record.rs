@@ -6,8 +6,8 @@
 //! white space included, is noticed, and an unknown key is an error instead of being lost at the next write.
 //! A damaged record is never replaced by an older one: that would reopen a base image under a live overlay.
 
-use super::id::{LayerId, NodeId, SnapshotHandle, SnapshotId, VolumeId};
-use super::view::VolumeKind;
+use super::id::{LayerId, NodeId, SnapshotId, VolumeId};
+use super::view::{VolumeKind, VolumeSource};
 use crate::image::Format;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -37,7 +37,7 @@ pub struct Record {
     /// The StorageClass's parameters.
     pub parameters: BTreeMap<String, String>,
     /// What it was made from.
-    pub source: Option<SnapshotHandle>,
+    pub source: Option<VolumeSource>,
     /// Where it is in its life.
     pub state: State,
     /// No filesystem was ever made on it and no pod ever saw its device. Only then may mkfs run.
@@ -138,6 +138,9 @@ pub struct Snapshot {
     pub size: u64,
     /// What the data is worth.
     pub consistency: Consistency,
+    /// The volume was still new: there is no filesystem, and who makes a volume from it makes a new one.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub blank: bool,
 }
 
 /// Keeps a layer and all under it as they are.
@@ -321,6 +324,10 @@ impl Record {
             None => Ok(()),
         }
     }
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 fn plain_file_name(name: &str) -> bool {

@@ -38,6 +38,7 @@ pub(crate) fn sample() -> Record {
             created_at: Timestamp::UNIX_EPOCH,
             size: 1 << 30,
             consistency: Consistency::Filesystem,
+            blank: false,
         }],
         pins: vec![],
         attachments: vec![Attachment {

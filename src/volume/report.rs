@@ -4,7 +4,7 @@ use super::error::{Error, VolumeNotFoundSnafu};
 use super::id::{LayerId, NodeId, SnapshotHandle, VolumeHandle, VolumeId};
 use super::record::{Attachment, Consistency, Intent, Layer, Merge, ParentLayer, Pin, Record, State};
 use super::references::{list_ids, parents_in};
-use super::view::VolumeKind;
+use super::view::{VolumeKind, VolumeSource};
 use super::volumes::Volumes;
 use crate::image::Format;
 use jiff::Timestamp;
@@ -117,7 +117,7 @@ pub struct VolumeDetail {
     /// The layout that was asked for.
     pub kind: VolumeKind,
     /// What it was made from.
-    pub source: Option<SnapshotHandle>,
+    pub source: Option<VolumeSource>,
     /// The StorageClass's parameters.
     pub parameters: BTreeMap<String, String>,
     /// When it was made.

@@ -18,11 +18,33 @@ pub enum VolumeKind {
     RawFull,
 }
 
-/// What a new volume starts as.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What a new volume starts as: a copy, made by reference.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
 pub enum VolumeSource {
-    /// A copy of a snapshot, made by reference.
+    /// Of a snapshot.
     Snapshot(SnapshotHandle),
+    /// Of a volume, in use or not, as it is at that moment.
+    Volume(VolumeHandle),
+}
+
+impl std::fmt::Display for VolumeSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            VolumeSource::Snapshot(snapshot) => snapshot.fmt(f),
+            VolumeSource::Volume(volume) => volume.fmt(f),
+        }
+    }
+}
+
+impl VolumeSource {
+    /// The volume that it is, or was taken of.
+    pub fn volume(&self) -> VolumeHandle {
+        match self {
+            VolumeSource::Snapshot(snapshot) => snapshot.volume_handle(),
+            VolumeSource::Volume(volume) => volume.clone(),
+        }
+    }
 }
 
 /// A volume to be made.
@@ -52,7 +74,7 @@ pub struct VolumeView {
     /// Bytes.
     pub capacity: u64,
     /// What it was made from.
-    pub source: Option<SnapshotHandle>,
+    pub source: Option<VolumeSource>,
     /// The nodes it is published to.
     pub nodes: Vec<NodeId>,
     /// As given at creation.

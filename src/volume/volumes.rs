@@ -5,6 +5,7 @@ use super::error::Error;
 use super::id::{NodeId, SnapshotHandle, SnapshotId, VolumeHandle, VolumeId};
 use super::layout::Layout;
 use super::nodes::{self, NodeRecord};
+use super::policy::Policy;
 use super::record::Record;
 use super::view::{Room, VolumeView};
 use crate::gluster::Share;
@@ -26,6 +27,8 @@ pub struct Tools {
     pub daemons: Arc<dyn DaemonHost>,
     /// Asks the nodes.
     pub agents: Arc<dyn Agents>,
+    /// What an operator can set.
+    pub policy: Policy,
 }
 
 /// The volumes of one share.

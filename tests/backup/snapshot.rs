@@ -12,8 +12,8 @@ use strata::gluster::{self, ShareKey, Source};
 use strata::image::{ChainReader, Format, ImageRef, ReadError};
 use strata::qsd::LocalDaemons;
 use strata::volume::{
-    AgentError, Agents, CreateVolume, CutOrder, CutReport, NodeId, OpenImage, Tools, VolumeId, VolumeKind,
-    Volumes,
+    AgentError, Agents, CreateVolume, CutOrder, CutReport, NodeId, OpenImage, Policy, Tools, VolumeId,
+    VolumeKind, Volumes,
 };
 
 fn run(program: &Path, args: &[&str]) -> String {
@@ -63,7 +63,10 @@ fn snapshots_of_a_share(#[values(VolumeKind::Qcow2, VolumeKind::RawSparse)] kind
     let (share, _) = gluster::open(&source, &[], &folder.path().join("mounts")).unwrap();
     let daemon = qemu_storage_daemon();
     let daemons = Arc::new(LocalDaemons::new(daemon, folder.path().join("daemons")));
-    let volumes = Volumes::new(share, Tools { qemu_img: qemu_img(), daemons, agents: Arc::new(Nobody) });
+    let volumes = Volumes::new(
+        share,
+        Tools { qemu_img: qemu_img(), daemons, agents: Arc::new(Nobody), policy: Policy::default() },
+    );
     let request = CreateVolume {
         name: "pvc-1".to_owned(),
         required: Some(1 << 30),

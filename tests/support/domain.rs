@@ -63,6 +63,10 @@ pub struct Domain {
 
 impl Domain {
     pub fn new() -> Domain {
+        Domain::with(Policy::default())
+    }
+
+    pub fn with(policy: Policy) -> Domain {
         super::need_root();
         let dir = super::scratch();
         let share = dir.path().join("share");
@@ -70,7 +74,8 @@ impl Domain {
         let (share, _) = gluster::open(&Source::Dir(share), &[], dir.path()).unwrap();
         let daemons = Arc::new(LocalDaemons::new(super::qemu_storage_daemon(), dir.path().join("daemons")));
         let agent = Arc::new(LocalAgent::default());
-        let tools = Tools { qemu_img: super::qemu_img(), daemons: daemons.clone(), agents: agent.clone() };
+        let tools =
+            Tools { qemu_img: super::qemu_img(), daemons: daemons.clone(), agents: agent.clone(), policy };
         let volumes = Volumes::new(share, tools);
         let node: NodeId = "node-1".parse().unwrap();
         let staging = Arc::new(Staging::new(StagingParts {
@@ -93,7 +98,12 @@ impl Domain {
         let (share, _) = gluster::open(&Source::Dir(share), &[], self.dir.path()).unwrap();
         let agents = Arc::new(LocalAgent::default());
         assert!(agents.0.set(self.staging.clone()).is_ok());
-        let tools = Tools { qemu_img: super::qemu_img(), daemons: self.daemons.clone(), agents };
+        let tools = Tools {
+            qemu_img: super::qemu_img(),
+            daemons: self.daemons.clone(),
+            agents,
+            policy: Policy::default(),
+        };
         let volumes = Volumes::new(share, tools);
         volumes.register_node(&NodeRecord::now(self.node.clone(), "local".into())).unwrap();
         volumes

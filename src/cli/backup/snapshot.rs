@@ -7,8 +7,8 @@ use crate::gluster::{self, Share, ShareKey, Source};
 use crate::image::{ChainReader, ReadError};
 use crate::qsd::LocalDaemons;
 use crate::volume::{
-    AgentError, Agents, CutOrder, CutReport, Error, NodeId, OpenImage, Pinned, SnapshotHandle, SnapshotView,
-    Tools, VolumeId, VolumeView, Volumes,
+    AgentError, Agents, CutOrder, CutReport, Error, NodeId, OpenImage, Pinned, Policy, SnapshotHandle,
+    SnapshotView, Tools, VolumeId, VolumeView, Volumes,
 };
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -119,6 +119,7 @@ fn tools(folder: &Path) -> Tools {
         qemu_img: program("STRATA_QEMU_IMG", "qemu-img"),
         daemons: Arc::new(LocalDaemons::new(daemon, folder.join("daemons"))),
         agents: Arc::new(NoAgents),
+        policy: Policy::default(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::args::{DRIVER, DataSocketArg, QemuImgArg, ShareArgs};
 use super::parts::{DataShares, look_after, sweep_regularly, tools};
+use super::policy::PolicyArgs;
 use super::{runtime, serve, stop_signal};
 use crate::agent::CUT_LIMIT;
 use crate::csi::{ControllerService, IdentityService, Shares, Tidy};
@@ -34,6 +35,8 @@ pub struct ControllerArgs {
     #[arg(long, env = "STRATA_CUT_TIMEOUT", value_name = "SECONDS", default_value_t = CUT_LIMIT.as_secs())]
     cut_timeout: u64,
     #[command(flatten)]
+    policy: PolicyArgs,
+    #[command(flatten)]
     qemu: QemuImgArg,
 }
 
@@ -44,7 +47,12 @@ impl ControllerArgs {
         let runtime = runtime()?;
         let served = runtime.block_on(async {
             let data = DataClient::new(&self.data.data_socket)?;
-            let tools = tools(&data, self.qemu.qemu_img, Duration::from_secs(self.cut_timeout));
+            let tools = tools(
+                &data,
+                self.qemu.qemu_img,
+                Duration::from_secs(self.cut_timeout),
+                self.policy.policy()?,
+            );
             let shares = Arc::new(Shares::new(specs, Arc::new(DataShares::new(data)), tools));
             look_after(Arc::clone(&shares), self.shares.file(), |_| ()).await;
             let tidy = Tidy::new(Handle::current());

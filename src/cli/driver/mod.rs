@@ -5,6 +5,7 @@ mod controller;
 mod data;
 mod node;
 mod parts;
+mod policy;
 mod serve;
 mod verdict;
 
@@ -12,4 +13,5 @@ pub use controller::ControllerArgs;
 pub use data::{DataArgs, LOCK as DATA_LOCK};
 pub use node::NodeArgs;
 pub(super) use parts::{backend, private_dir, self_test_dir, staging, tools};
+pub use policy::PolicyArgs;
 pub(super) use serve::{STOP_LIMIT, runtime, serve, stop_signal};

@@ -12,7 +12,7 @@ use crate::rpc::agent::node_agent_server::NodeAgentServer;
 use crate::rpc::csi::identity_server::IdentityServer;
 use crate::rpc::csi::node_server::NodeServer;
 use crate::rpc::uds;
-use crate::volume::{NodeId, NodeRecord};
+use crate::volume::{NodeId, NodeRecord, Policy};
 use anyhow::{Context, Result};
 use clap::Args;
 use std::path::PathBuf;
@@ -56,7 +56,7 @@ impl NodeArgs {
         let runtime = runtime()?;
         let served = runtime.block_on(async {
             let data = DataClient::new(&self.data.data_socket)?;
-            let tools = tools(&data, self.qemu.qemu_img.clone(), CUT_LIMIT);
+            let tools = tools(&data, self.qemu.qemu_img.clone(), CUT_LIMIT, Policy::default());
             let shares = Arc::new(Shares::new(specs, Arc::new(DataShares::new(data.clone())), tools));
             let staging = Arc::new(staging(self.node_id.clone(), &self.dir, &data));
             // Before anything else looks at a mount: a node that was killed between freeze and thaw left it frozen.

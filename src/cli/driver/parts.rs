@@ -9,7 +9,7 @@ use crate::gluster::Share;
 use crate::host::loopdev::KernelLoops;
 use crate::host::mkfs::LinuxFormatter;
 use crate::host::mount::LinuxMounter;
-use crate::volume::{NodeId, Staging, StagingParts, Tools, Volumes};
+use crate::volume::{NodeId, Policy, Staging, StagingParts, Tools, Volumes};
 use anyhow::{Context, Result};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -27,12 +27,13 @@ pub fn private_dir(path: &Path) -> Result<()> {
 }
 
 /// The programs and services of the domain.
-pub fn tools(data: &DataClient, qemu_img: PathBuf, cut_limit: Duration) -> Tools {
+pub fn tools(data: &DataClient, qemu_img: PathBuf, cut_limit: Duration, policy: Policy) -> Tools {
     let runtime = Handle::current();
     Tools {
         qemu_img,
         daemons: Arc::new(RemoteDaemons::new(data.clone(), runtime.clone())),
         agents: Arc::new(AgentClient::new(runtime, cut_limit)),
+        policy,
     }
 }
 

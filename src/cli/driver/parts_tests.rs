@@ -45,6 +45,7 @@ async fn a_share_that_hangs_stops_no_other_ones_rounds() {
         qemu_img: "qemu-img".into(),
         daemons: Arc::new(LocalDaemons::new("none".into(), "/nowhere".into())),
         agents: Arc::new(AgentClient::new(Handle::current(), CUT_LIMIT)),
+        policy: Policy::default(),
     };
     let shares = Arc::new(Shares::new(specs.clone(), Arc::clone(&opener) as _, tools));
     let rounds = Arc::new(AtomicU32::new(0));

@@ -6,7 +6,7 @@ mod layout;
 mod teardown;
 
 use super::driver::args::{DRIVER, QemuImgArg, QemuStorageDaemonArg, ShareArgs};
-use super::driver::{STOP_LIMIT, private_dir, runtime, serve, stop_signal};
+use super::driver::{PolicyArgs, STOP_LIMIT, private_dir, runtime, serve, stop_signal};
 use super::telemetry::LogFormat;
 use crate::rpc::uds;
 use crate::volume::NodeId;
@@ -42,6 +42,8 @@ pub struct StandaloneArgs {
     #[arg(long, env = "STRATA_DRIVER_NAME", default_value = DRIVER)]
     driver_name: String,
     #[command(flatten)]
+    policy: PolicyArgs,
+    #[command(flatten)]
     qemu_img: QemuImgArg,
     #[command(flatten)]
     qemu: QemuStorageDaemonArg,
@@ -57,6 +59,7 @@ impl StandaloneArgs {
     /// Serves until told to stop, or tears down.
     pub fn run(self, log_format: LogFormat) -> Result<()> {
         self.shares.specs()?;
+        self.policy.policy()?;
         private_dir(&self.dir)?;
         let layout = Layout::new(
             self.dir.canonicalize().with_context(|| format!("cannot resolve {}", self.dir.display()))?,
@@ -141,6 +144,7 @@ impl StandaloneArgs {
         let mut controller = verb("controller");
         controller.push(format!("--socket={}", path(layout.controller_socket())?));
         controller.extend(common.clone());
+        controller.extend(self.policy.to_args());
         let mut of_node = verb("node");
         of_node.push(format!("--socket={}", path(layout.node_socket())?));
         of_node.push(format!("--agent-socket={}", path(layout.agent_socket())?));

@@ -9,7 +9,7 @@ use crate::csi::ShareSpec;
 use crate::data::{DataClient, RemoteDaemons};
 use crate::qsd::{DaemonHost, DaemonName};
 use crate::rpc::uds;
-use crate::volume::{NodeId, Staging, Tools, VolumeHandle, Volumes};
+use crate::volume::{NodeId, Policy, Staging, Tools, VolumeHandle, Volumes};
 use anyhow::{Context, Result, bail};
 use std::path::Path;
 use tokio::runtime::Handle;
@@ -36,7 +36,7 @@ pub(super) async fn run(
         }
     }
     let shares = data.shares().await?;
-    let tools = tools(&data, qemu_img.to_owned(), CUT_LIMIT);
+    let tools = tools(&data, qemu_img.to_owned(), CUT_LIMIT, Policy::default());
     let staging = staging(node.clone(), &layout.node_dir(), &data);
     let (client, scratch) = (data.clone(), self_test_dir(&layout.node_dir()));
     tokio::task::spawn_blocking(move || {

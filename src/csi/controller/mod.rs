@@ -19,6 +19,7 @@ const CAPABILITIES: &[RpcType] = &[
     RpcType::PublishUnpublishVolume,
     RpcType::CreateDeleteSnapshot,
     RpcType::ListSnapshots,
+    RpcType::CloneVolume,
 ];
 
 /// Provisioning, attaching and snapshots.

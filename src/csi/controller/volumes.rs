@@ -7,7 +7,7 @@ use crate::csi::request::{GIB, capacity, content_source, name, required, volume_
 use crate::csi::{capability, params, wire};
 use crate::rpc::csi::validate_volume_capabilities_response::Confirmed;
 use crate::rpc::csi::*;
-use crate::volume::{CreateVolume, VolumeHandle, VolumeId, VolumeSource};
+use crate::volume::{CreateVolume, VolumeHandle, VolumeId};
 use std::collections::HashMap;
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
@@ -31,8 +31,9 @@ pub(super) async fn create(
     service
         .caller
         .run(call, &metadata, move || {
-            let wish = match (&source, class.share.as_deref()) {
-                (Some(snapshot), _) => Wish::Of(&snapshot.share),
+            let origin = source.as_ref().map(|source| source.volume().share);
+            let wish = match (&origin, class.share.as_deref()) {
+                (Some(share), _) => Wish::Of(share),
                 (None, Some(share)) => Wish::Named(share),
                 (None, None) => Wish::Any { kind: class.kind, size: required.unwrap_or(GIB) },
             };
@@ -42,7 +43,7 @@ pub(super) async fn create(
                 required,
                 limit,
                 kind: class.kind,
-                source: source.map(VolumeSource::Snapshot),
+                source,
                 parameters: request.parameters.into_iter().collect(),
             })?;
             Ok(CreateVolumeResponse { volume: Some(wire::volume(&view)) })

@@ -5,7 +5,7 @@ use crate::csi::{OpenShare, ShareSpec};
 use crate::gluster::Share;
 use crate::host::fake::FakeHost;
 use crate::qsd::LocalDaemons;
-use crate::volume::{StagingParts, Tools};
+use crate::volume::{Policy, StagingParts, Tools};
 use tokio::runtime::Handle;
 use tonic::Code;
 
@@ -23,7 +23,8 @@ fn service(verdict: Verdict) -> (NodeService, watch::Sender<Verdict>, tempfile::
         mounter: Arc::clone(&host) as _,
         formatter: host,
     });
-    let tools = Tools { qemu_img: "none".into(), daemons, agents: Arc::new(agents) };
+    let tools =
+        Tools { qemu_img: "none".into(), daemons, agents: Arc::new(agents), policy: Policy::default() };
     let shares = Arc::new(Shares::new(Vec::new(), Arc::new(NoShares), tools));
     let node = "n1".parse().unwrap();
     (NodeService::new(NodeParts { node, staging: Arc::new(staging), shares, verdict }), tell, dir)

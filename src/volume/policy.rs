@@ -1,0 +1,18 @@
+//! What an operator can set about chains and the background work on them.
+
+/// Limits. The defaults come from measurement: docs/figures.md.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// A chain of more layers than this is shortened in the background.
+    pub soft_depth: usize,
+    /// An operation that would make a chain longer than this is refused.
+    pub hard_depth: usize,
+    /// Bytes per second that a merge may copy; 0 is unlimited.
+    pub merge_speed: u64,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Policy { soft_depth: 32, hard_depth: 128, merge_speed: 0 }
+    }
+}
