@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use strata::gluster::{self, Finding, MountOption, Severity, Source, coherence, establish};
-use support::{OpenShare, PlainMount, run};
+use support::{OpenShare, OwnVolume, PlainMount, run};
 
 fn mounts_under(dir: &Path) -> usize {
     let table = fs::read_to_string("/proc/self/mounts").unwrap();
@@ -120,34 +120,6 @@ fn a_volume_that_is_not_there_is_reported_with_the_cause() {
     let error = gluster::open(&source, &[], dir.path()).unwrap_err().to_string();
     assert!(error.contains("no-such-volume") && error.contains("volume file"), "{error}");
     assert_eq!(mounts_under(dir.path()), 0);
-}
-
-/// A volume of the tests' own servers, deleted at the end.
-struct OwnVolume(&'static str);
-
-impl OwnVolume {
-    fn new(name: &'static str, host: &str, bricks: &Path) -> OwnVolume {
-        let bricks: Vec<_> = (1..=3).map(|n| format!("{host}:{}/brick{n}", bricks.display())).collect();
-        let mut words = vec!["--mode=script", "volume", "create", name, "replica", "3"];
-        words.extend(bricks.iter().map(String::as_str));
-        words.push("force");
-        run("gluster", &words);
-        OwnVolume(name)
-    }
-
-    fn set(&self, option: &str, value: &str) {
-        run("gluster", &["--mode=script", "volume", "set", self.0, option, value]);
-    }
-}
-
-impl Drop for OwnVolume {
-    fn drop(&mut self) {
-        for verb in ["stop", "delete"] {
-            let _ = std::process::Command::new("gluster")
-                .args(["--mode=script", "volume", verb, self.0])
-                .output();
-        }
-    }
 }
 
 fn unsafe_findings(source: &Source, mount_dir: &Path) -> Vec<Finding> {

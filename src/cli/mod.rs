@@ -4,6 +4,7 @@ mod backup;
 mod driver;
 mod exit;
 mod output;
+mod share;
 mod size;
 mod standalone;
 mod telemetry;
@@ -29,6 +30,8 @@ enum Command {
     Backup(backup::BackupArgs),
     /// Look at the volumes of a share.
     Volume(volume::VolumeArgs),
+    /// Look at a share.
+    Share(share::ShareVerbArgs),
     /// CSI Identity and Controller.
     Controller(driver::ControllerArgs),
     /// CSI Identity and Node, and the agent that the controller asks.
@@ -46,6 +49,7 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Command::Backup(args) => return backup::run(args),
         Command::Volume(args) => return volume::run(&args),
+        Command::Share(args) => return share::run(&args),
         Command::Controller(args) => args.run(),
         Command::Node(args) => args.run(),
         Command::Data(args) => args.run(),

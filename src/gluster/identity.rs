@@ -92,6 +92,15 @@ pub fn establish(root: &Path) -> Result<ShareKey, IdentityError> {
     }
 }
 
+/// The key of a share, if it has one yet. Changes nothing.
+pub(super) fn look(root: &Path) -> Result<Option<ShareKey>, IdentityError> {
+    let key = read(&root.join(STRATA_DIR).join("share.json"))?;
+    if key.is_none() && has_entries(&root.join("volumes"))? {
+        return LostSnafu { root }.fail();
+    }
+    Ok(key)
+}
+
 /// Proves by a probe file that the share can be written, synced and read back (G2).
 pub fn probe_writable(root: &Path) -> Result<(), IdentityError> {
     let name = format!(".strata-probe-{}", uuid::Uuid::new_v4().simple());

@@ -1,14 +1,18 @@
 //! Shares: where images live. Source and identity, mount, preflight, coherence.
 
+mod check;
 pub mod coherence;
 mod identity;
 mod mount;
+mod neighbours;
 mod open;
 mod options;
+mod place;
 mod preflight;
 mod share;
 mod volfile;
 
+pub use check::{Checked, Outcome, check};
 pub use coherence::CoherenceError;
 pub use identity::{IdentityError, establish};
 pub use mount::MountError;

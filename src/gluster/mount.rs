@@ -24,6 +24,7 @@ const LOG_READ_MAX: u64 = 256 << 10;
 
 /// Why a volume is not mounted, or still is.
 #[derive(Debug, Snafu)]
+#[snafu(visibility(pub(super)))]
 pub enum MountError {
     /// mount(8) failed or hung.
     #[snafu(display("cannot mount {what} at {}: {source}; its log says: {log}", at.display()))]
@@ -152,6 +153,16 @@ impl Volume<'_> {
 /// Unmounts what is there; nothing there is success. Refused by the kernel while files are open.
 pub(super) fn unmount(at: &Path) -> Result<(), MountError> {
     detach_with(at, UnmountFlags::NOFOLLOW)
+}
+
+/// Ends a mount that nobody else uses, whatever hangs on it: its connection is broken off, so that every call
+/// that waits for it returns with an error.
+pub(super) fn abandon(at: &Path) {
+    // MNT_FORCE aborts a FUSE connection, also when it then answers EBUSY (umount(2)).
+    let _ = detach(at, UnmountFlags::NOFOLLOW | UnmountFlags::FORCE);
+    if let Err(error) = lazily_unmount(at) {
+        tracing::warn!(%error, "a mount stays");
+    }
 }
 
 fn lazily_unmount(at: &Path) -> Result<(), MountError> {

@@ -4,24 +4,23 @@ use super::coherence::{self, CoherenceError};
 use super::identity::{self, IdentityError, STRATA_DIR};
 use super::mount::{self, MountError, Mounted, Volume};
 use super::options::MountOption;
+use super::place::Place;
 use super::preflight::{Finding, Severity, preflight};
 use super::volfile::VolfileError;
 use super::{Share, ShareKey, Source};
 use crate::host::deadline::{TimedOut, within};
 use crate::host::fsio::FsError;
-use rustix::fs::{FlockOperation, flock};
-use sha2::{Digest, Sha256};
 use snafu::{ResultExt, Snafu, ensure};
-use std::fs::{self, DirBuilder, File};
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 /// For everything that is done on a mounted share before it is used: a few dozen small files.
-const SETTLE_LIMIT: Duration = Duration::from_secs(60);
+pub(super) const SETTLE_LIMIT: Duration = Duration::from_secs(60);
 
 /// Why a share cannot be used.
 #[derive(Debug, Snafu)]
+#[snafu(visibility(pub(super)))]
 pub enum ShareError {
     /// `dir:/PATH` is not there.
     #[snafu(display("the share {share} is no directory on this machine: make it, or correct the path"))]
@@ -172,8 +171,13 @@ fn prove_safe(source: &Source, volume: &Volume<'_>, place: &Place) -> Result<Vec
     let (root, second) = (place.root.clone(), place.second.clone());
     let examined =
         within(SETTLE_LIMIT, "the self-test with two mounts", move || examine(&share, &name, &root, &second));
+    let Ok(findings) = examined else {
+        // It is nobody else's, so what hangs on it may be broken off: else its thread and its client would stay.
+        mount::abandon(&place.second);
+        return examined.context(NoAnswerSnafu { share: source.clone() })?;
+    };
     let unmounted = mount::unmount(&place.second).context(MountingSnafu { share: source.clone() });
-    let findings = examined.context(NoAnswerSnafu { share: source.clone() })??;
+    let findings = findings?;
     unmounted?;
     // An empty folder that stays is no harm.
     let _ = fs::remove_dir(&place.second);
@@ -182,14 +186,7 @@ fn prove_safe(source: &Source, volume: &Volume<'_>, place: &Place) -> Result<Vec
 
 /// What the operator should mend, once nothing is found that would lose data.
 fn examine(source: &Source, volume: &str, root: &Path, second: &Path) -> Result<Vec<Finding>, ShareError> {
-    let look = |root| preflight(root, volume).context(PreflightSnafu { share: source.clone() });
-    // The mount in use may be an older one, the second is fresh: both count.
-    let mut findings = look(root)?;
-    for finding in look(second)? {
-        if !findings.contains(&finding) {
-            findings.push(finding);
-        }
-    }
+    let findings = findings_of(&[root, second], volume).context(PreflightSnafu { share: source.clone() })?;
     let (fatal, rest): (Vec<_>, _) = findings.into_iter().partition(|f| f.severity == Severity::Refuse);
     ensure!(fatal.is_empty(), UnsafeSnafu { share: source.clone(), findings: fatal });
     coherence::prove(root, second, Path::new(STRATA_DIR))
@@ -197,57 +194,18 @@ fn examine(source: &Source, volume: &str, root: &Path, second: &Path) -> Result<
     Ok(rest)
 }
 
-/// Where a source is mounted on this node. Held, so that two callers take turns.
-struct Place {
-    root: PathBuf,
-    second: PathBuf,
-    log: PathBuf,
-    _turn: File,
-}
-
-impl Place {
-    fn prepare(source: &Source, mount_dir: &Path) -> Result<Self, FsError> {
-        let failed = |action, path: &Path| {
-            let path = path.to_owned();
-            move |source| FsError { action, path, source }
-        };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(mount_dir)
-            .map_err(failed("make the folder", mount_dir))?;
-        // The kernel lists mounts by their real paths.
-        let dir = mount_dir.canonicalize().map_err(failed("resolve", mount_dir))?;
-        let name = folder_name(source);
-        if dir.as_os_str().as_encoded_bytes().contains(&b',') {
-            // mount(8) would take what follows for more options.
-            let error = std::io::Error::new(std::io::ErrorKind::InvalidInput, "a comma in its path");
-            return Err(failed("mount under", &dir)(error));
+/// What is wrong with the options of these mounts of one volume: one in use may be an older one, another is
+/// fresh, and each counts.
+pub(super) fn findings_of(mounts: &[&Path], volume: &str) -> Result<Vec<Finding>, VolfileError> {
+    let mut findings = Vec::new();
+    for root in mounts {
+        for finding in preflight(root, volume)? {
+            if !findings.contains(&finding) {
+                findings.push(finding);
+            }
         }
-        let lock = dir.join(format!("{name}.lock"));
-        let turn = File::create(&lock).map_err(failed("create", &lock))?;
-        flock(&turn, FlockOperation::LockExclusive)
-            .map_err(std::io::Error::from)
-            .map_err(failed("lock", &lock))?;
-        let log = dir.join(format!("{name}.log"));
-        Ok(Place { second: dir.join(format!("{name}.second")), root: dir.join(name), log, _turn: turn })
     }
-}
-
-/// Readable, and different for sources that differ.
-fn folder_name(source: &Source) -> String {
-    let text = source.to_string();
-    let digest = Sha256::digest(text.as_bytes());
-    let readable: String =
-        text.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).take(48).collect();
-    format!(
-        "{}-{:02x}{:02x}{:02x}{:02x}",
-        readable.replace("--", "-"),
-        digest[0],
-        digest[1],
-        digest[2],
-        digest[3]
-    )
+    Ok(findings)
 }
 
 #[cfg(test)]
@@ -269,12 +227,5 @@ mod tests {
     fn a_missing_directory_is_named() {
         let error = open(&Source::Dir("/no/such".into()), &[], Path::new("/unused")).unwrap_err();
         assert!(error.to_string().contains("dir:/no/such"), "{error}");
-    }
-
-    #[test]
-    fn folder_names_differ_where_sources_do() {
-        let name = |text: &str| folder_name(&text.parse().unwrap());
-        assert!(name("10.0.0.1:/images").starts_with("10.0.0.1-images-"));
-        assert_ne!(name("a:/b-c"), name("a:/b/c"));
     }
 }

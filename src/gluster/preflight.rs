@@ -1,6 +1,7 @@
 //! What is wrong with a volume's options, each with its cause and the command that mends it.
 
 use super::volfile::{self, Translator, VolfileError};
+use serde::Serialize;
 use std::fmt;
 use std::path::Path;
 
@@ -8,7 +9,8 @@ use std::path::Path;
 const PING_TIMEOUT_MAX: u32 = 30;
 
 /// How bad a finding is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Severity {
     /// Images on this share would be lost sooner or later.
     Refuse,
@@ -17,7 +19,7 @@ pub enum Severity {
 }
 
 /// Something about a share that its operator should mend.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// How bad.
     pub severity: Severity,

@@ -7,6 +7,10 @@ use crate::host::fsio;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use snafu::OptionExt;
+use std::time::Duration;
+
+/// Three heartbeats, which come every 30 s.
+pub const SILENT_AFTER: Duration = Duration::from_secs(90);
 
 /// A node as it registered itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +31,16 @@ impl NodeRecord {
     pub fn now(node: NodeId, agent: String) -> Self {
         NodeRecord { schema: 1, node, agent, heartbeat: Timestamp::now() }
     }
+
+    /// How long ago the node said that it lives; never less than nothing, whatever the clocks say.
+    pub fn age(&self, now: Timestamp) -> Duration {
+        now.duration_since(self.heartbeat).try_into().unwrap_or_default()
+    }
+
+    /// Whether it has missed several heartbeats.
+    pub fn is_silent(&self, now: Timestamp) -> bool {
+        self.age(now) > SILENT_AFTER
+    }
 }
 
 pub(super) fn register(layout: &Layout, node: &NodeRecord) -> Result<(), Error> {
@@ -42,4 +56,21 @@ pub(super) fn get(layout: &Layout, node: &NodeId) -> Result<NodeRecord, Error> {
     };
     let bytes = bytes.context(NodeNotFoundSnafu { node: node.clone() })?;
     serde_json::from_slice(&bytes).map_err(std::io::Error::from).map_err(Error::io("parse", path))
+}
+
+/// Every node that has a registration.
+pub(super) fn ids(layout: &Layout) -> Result<Vec<NodeId>, Error> {
+    let folder = layout.nodes();
+    let entries = match std::fs::read_dir(&folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(Error::io("list", &folder))?,
+    };
+    let mut ids = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(Error::io("list", &folder))?.file_name();
+        let id = name.to_str().and_then(|name| name.strip_suffix(".json"));
+        ids.extend(id.and_then(|id| id.parse().ok()));
+    }
+    ids.sort();
+    Ok(ids)
 }

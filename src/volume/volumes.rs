@@ -7,6 +7,7 @@ use super::layout::Layout;
 use super::nodes::{self, NodeRecord};
 use super::policy::Policy;
 use super::record::Record;
+use super::survey;
 use super::view::{Room, VolumeView};
 use crate::gluster::Share;
 use crate::qsd::DaemonHost;
@@ -69,10 +70,7 @@ impl Volumes {
 
     /// The space on the share.
     pub fn room(&self) -> Result<Room, Error> {
-        let root = &self.share.root;
-        let stat =
-            rustix::fs::statvfs(root).map_err(|e| Error::io("stat the filesystem of", root)(e.into()))?;
-        Ok(Room { total: stat.f_blocks * stat.f_frsize, free: stat.f_bavail * stat.f_frsize })
+        survey::room(&self.share.root)
     }
 
     /// Writes a node's registration.

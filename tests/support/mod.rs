@@ -101,3 +101,32 @@ impl Drop for OpenShare {
         }
     }
 }
+
+/// A volume of the tests' own servers, deleted at the end.
+pub struct OwnVolume(pub &'static str);
+
+impl OwnVolume {
+    /// Not started yet.
+    pub fn new(name: &'static str, host: &str, bricks: &std::path::Path) -> OwnVolume {
+        let bricks: Vec<_> = (1..=3).map(|n| format!("{host}:{}/brick{n}", bricks.display())).collect();
+        let mut words = vec!["--mode=script", "volume", "create", name, "replica", "3"];
+        words.extend(bricks.iter().map(String::as_str));
+        words.push("force");
+        run("gluster", &words);
+        OwnVolume(name)
+    }
+
+    pub fn set(&self, option: &str, value: &str) {
+        run("gluster", &["--mode=script", "volume", "set", self.0, option, value]);
+    }
+}
+
+impl Drop for OwnVolume {
+    fn drop(&mut self) {
+        for verb in ["stop", "delete"] {
+            let _ = std::process::Command::new("gluster")
+                .args(["--mode=script", "volume", verb, self.0])
+                .output();
+        }
+    }
+}

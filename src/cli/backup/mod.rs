@@ -6,7 +6,7 @@ mod restore;
 mod snapshot;
 mod workdir;
 
-pub(in crate::cli) use snapshot::OpenShare;
+pub(in crate::cli) use snapshot::{OpenShare, work_folder};
 
 use super::exit::Failure;
 use super::output::{self, Output};

@@ -17,6 +17,15 @@ use std::sync::Arc;
 /// Mounts of commands, apart from the driver's own.
 const MOUNT_DIR: &str = "/run/strata/commands";
 
+/// A folder of this command's own, to mount a share in.
+pub(in crate::cli) fn work_folder() -> Result<WorkDir, Failure> {
+    let base = Path::new(MOUNT_DIR);
+    if let Err(error) = workdir::sweep(base) {
+        tracing::warn!(%error, "what commands that were killed have left mounted stays");
+    }
+    WorkDir::make(base).map_err(Failure::failed)
+}
+
 /// A pinned snapshot. Fields are dropped in this order: nothing is unpinned while it can still be
 /// read, nor unmounted while it is pinned.
 pub(super) struct PinnedSource {
@@ -37,11 +46,7 @@ pub(in crate::cli) struct OpenShare {
 impl OpenShare {
     /// Opens a share in a folder of this command's own. Blocks.
     pub fn open(source: &Source) -> Result<Self, Failure> {
-        let base = Path::new(MOUNT_DIR);
-        if let Err(error) = workdir::sweep(base) {
-            tracing::warn!(%error, "what commands that were killed have left mounted stays");
-        }
-        let folder = WorkDir::make(base).map_err(Failure::failed)?;
+        let folder = work_folder()?;
         let (share, findings) = gluster::open(source, &[], &folder.mounts()).map_err(Failure::failed)?;
         for finding in findings {
             tracing::warn!("{source}: {finding:?}");

@@ -19,7 +19,7 @@ const LEFT_BESIDE: [&str; 2] = ["log", "lock"];
 
 /// Why a folder was not made, or stays.
 #[derive(Debug, Snafu)]
-pub(super) enum WorkDirError {
+pub(in crate::cli) enum WorkDirError {
     /// One step on one path.
     #[snafu(display("cannot {doing} {}: {source}", path.display()))]
     Step { doing: &'static str, path: PathBuf, source: io::Error },
@@ -36,7 +36,7 @@ pub(super) enum WorkDirError {
 
 /// A folder of this command alone, locked while it lives.
 #[derive(Debug)]
-pub(super) struct WorkDir {
+pub(in crate::cli) struct WorkDir {
     path: PathBuf,
     _lock: File,
 }
