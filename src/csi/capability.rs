@@ -4,17 +4,28 @@ use crate::host::mount::FsType;
 use crate::rpc::csi::VolumeCapability;
 use crate::rpc::csi::volume_capability::AccessType;
 use crate::rpc::csi::volume_capability::access_mode::Mode;
-use crate::volume::Access;
+use crate::volume::{Access, Sharing};
 use tonic::Status;
 
 /// What an unset fs_type means.
 const DEFAULT_FS: FsType = FsType::Ext4;
 
+/// One way to use a volume that is offered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Usage {
+    /// What pods see.
+    pub(super) access: Access,
+    /// At how many paths of a node at a time.
+    pub(super) sharing: Sharing,
+}
+
 /// Reads one capability; the error says what is not offered, and why.
-fn read(capability: &VolumeCapability) -> Result<Access, String> {
+fn read(capability: &VolumeCapability) -> Result<Usage, String> {
     let mode = capability.access_mode.ok_or("a volume capability without an access mode")?.mode();
-    match mode {
-        Mode::SingleNodeWriter => {}
+    let sharing = match mode {
+        // CSI leaves it to the orchestrator how many pods of the node SINGLE_NODE_WRITER means.
+        Mode::SingleNodeWriter | Mode::SingleNodeMultiWriter => Sharing::ManyTargets,
+        Mode::SingleNodeSingleWriter => Sharing::OneTarget,
         Mode::Unknown => return Err("a volume capability with an unknown access mode".to_owned()),
         Mode::MultiNodeSingleWriter | Mode::MultiNodeMultiWriter => {
             return Err(format!(
@@ -28,10 +39,12 @@ fn read(capability: &VolumeCapability) -> Result<Access, String> {
                 mode.as_str_name()
             ));
         }
-        Mode::SingleNodeSingleWriter | Mode::SingleNodeMultiWriter => {
-            return Err(format!("access mode {} is not offered: use SINGLE_NODE_WRITER", mode.as_str_name()));
-        }
-    }
+    };
+    let access = access(capability)?;
+    Ok(Usage { access, sharing })
+}
+
+fn access(capability: &VolumeCapability) -> Result<Access, String> {
     match &capability.access_type {
         None => Err("a volume capability with neither block nor mount".to_owned()),
         Some(AccessType::Block(_)) => Ok(Access::Block),
@@ -49,7 +62,7 @@ fn read(capability: &VolumeCapability) -> Result<Access, String> {
 }
 
 /// The one capability of a call on a node or of an attachment.
-pub(super) fn one(capability: Option<&VolumeCapability>) -> Result<Access, Status> {
+pub(super) fn one(capability: Option<&VolumeCapability>) -> Result<Usage, Status> {
     let capability = capability.ok_or_else(|| Status::invalid_argument("a volume capability is missing"))?;
     read(capability).map_err(Status::invalid_argument)
 }
@@ -92,14 +105,23 @@ mod tests {
     #[case("ext4", FsType::Ext4)]
     #[case("xfs", FsType::Xfs)]
     fn a_filesystem_is_offered(#[case] name: &str, #[case] fs: FsType) {
-        let access = one(Some(&capability(Mode::SingleNodeWriter, mount(name)))).unwrap();
-        assert_eq!(access, Access::Mount { fs, flags: vec!["noatime".to_owned()] });
+        let usage = one(Some(&capability(Mode::SingleNodeWriter, mount(name)))).unwrap();
+        assert_eq!(usage.access, Access::Mount { fs, flags: vec!["noatime".to_owned()] });
     }
 
     #[test]
     fn a_raw_block_device_is_offered() {
         let block = AccessType::Block(BlockVolume {});
-        assert_eq!(one(Some(&capability(Mode::SingleNodeWriter, block))).unwrap(), Access::Block);
+        assert_eq!(one(Some(&capability(Mode::SingleNodeWriter, block))).unwrap().access, Access::Block);
+    }
+
+    /// K2: one pod alone, or the pods of one node together.
+    #[rstest]
+    #[case(Mode::SingleNodeWriter, Sharing::ManyTargets)]
+    #[case(Mode::SingleNodeMultiWriter, Sharing::ManyTargets)]
+    #[case(Mode::SingleNodeSingleWriter, Sharing::OneTarget)]
+    fn the_modes_of_one_node_are_offered(#[case] mode: Mode, #[case] sharing: Sharing) {
+        assert_eq!(one(Some(&capability(mode, mount("")))).unwrap().sharing, sharing);
     }
 
     #[rstest]

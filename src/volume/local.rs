@@ -4,6 +4,7 @@ use super::error::Error;
 use super::id::{VolumeHandle, VolumeId};
 use super::references::list_ids;
 use super::store::{read_if_exists, remove_file};
+use super::target::Sharing;
 use crate::gluster::ShareKey;
 use crate::host::fsio;
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,9 @@ pub(super) struct Local {
     pub(super) freezing: bool,
     /// Where pods have it.
     pub(super) targets: Vec<PathBuf>,
+    /// Whether it may have more of them.
+    #[serde(default, skip_serializing_if = "Sharing::is_default")]
+    pub(super) sharing: Sharing,
 }
 
 /// The node's folder of such files: one a volume, beside the folder that its device works in.

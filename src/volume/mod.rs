@@ -47,7 +47,7 @@ pub use policy::Policy;
 pub use report::{Condition, LayerDetail, SnapshotDetail, VolumeDetail, VolumeSummary};
 pub use stage::{Access, StageVolume, Staging, StagingParts};
 pub use survey::Survey;
-pub use target::PublishTarget;
+pub use target::{PublishTarget, Sharing};
 pub use view::{CreateVolume, Room, SnapshotView, VolumeKind, VolumeSource, VolumeView};
 pub use volumes::{Tools, Volumes};
 

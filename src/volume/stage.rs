@@ -5,6 +5,7 @@ use super::id::{NodeId, VolumeHandle, VolumeId};
 use super::local::{Local, LocalStore, plain_absolute};
 use super::record::State;
 use super::steps::{Step, reached};
+use super::target::Sharing;
 use super::volumes::Volumes;
 use crate::attach::{self, Backend};
 use crate::host::mkfs::{Content, Formatter};
@@ -166,7 +167,7 @@ impl Staging {
     }
 
     /// The pods' paths that are still mounts: after a reboot the notes are there and the mounts are not.
-    fn targets_in_use(&self, local: &Local) -> Result<Vec<PathBuf>, Error> {
+    pub(super) fn targets_in_use(&self, local: &Local) -> Result<Vec<PathBuf>, Error> {
         let mut targets = Vec::new();
         for target in &local.targets {
             if self.parts.mounter.find(target)?.is_some() {
@@ -206,6 +207,7 @@ impl Staging {
             staged: false,
             freezing: false,
             targets: Vec::new(),
+            sharing: Sharing::default(),
         };
         self.local.save(&local)?;
         let daemon = self.parts.daemons.start(&daemon_name(&local.handle))?;

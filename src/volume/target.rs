@@ -2,10 +2,29 @@
 
 use super::error::*;
 use super::id::VolumeHandle;
-use super::local::plain_absolute;
+use super::local::{Local, plain_absolute};
 use super::stage::{Access, Staging};
+use serde::{Deserialize, Serialize};
 use snafu::{OptionExt, ensure};
 use std::path::{Path, PathBuf};
+
+/// How many places of a node may have a volume at a time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sharing {
+    /// The pods of the node sort it out among themselves.
+    #[default]
+    ManyTargets,
+    /// One pod alone.
+    OneTarget,
+}
+
+impl Sharing {
+    /// What a state without this field means.
+    pub(super) fn is_default(&self) -> bool {
+        *self == Sharing::default()
+    }
+}
 
 /// A place in a pod's folder where a volume is to appear.
 #[derive(Clone, Debug)]
@@ -18,6 +37,8 @@ pub struct PublishTarget {
     pub readonly: bool,
     /// As staged.
     pub access: Access,
+    /// Whether other places may have it, too.
+    pub sharing: Sharing,
 }
 
 impl Staging {
@@ -50,10 +71,12 @@ impl Staging {
                 );
                 return Ok(());
             }
+            self.may_be_shared(&local, request)?;
             if !local.targets.contains(target) {
                 local.targets.push(target.clone());
-                self.local.save(&local)?;
             }
+            local.sharing = request.sharing;
+            self.local.save(&local)?;
             let device = local.device.context(PreconditionSnafu { volume, reason: "it has no device" })?;
             let source = if block {
                 make_file(target)?;
@@ -64,6 +87,22 @@ impl Staging {
             };
             Ok(self.parts.mounter.bind(&source, target, request.readonly)?)
         })
+    }
+
+    /// K2: a volume for one pod alone never has a second place, whichever of the two asked for that.
+    fn may_be_shared(&self, local: &Local, request: &PublishTarget) -> Result<(), Error> {
+        let alone = request.sharing == Sharing::OneTarget || local.sharing == Sharing::OneTarget;
+        let taken = self.targets_in_use(local)?.into_iter().find(|other| *other != request.target_path);
+        match taken.filter(|_| alone) {
+            None => Ok(()),
+            Some(other) => {
+                let reason = format!(
+                    "one pod alone may use it (SINGLE_NODE_SINGLE_WRITER): it is at {}",
+                    other.display()
+                );
+                PreconditionSnafu { volume: local.handle.volume, reason }.fail()
+            }
+        }
     }
 
     /// Takes a volume out of a pod's path. Not there: success.

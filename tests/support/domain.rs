@@ -141,8 +141,13 @@ impl Domain {
         std::fs::create_dir_all(&staging_path).unwrap();
         let request = StageVolume { volume, staging_path: staging_path.clone(), access: access.clone() };
         self.staging.stage(&self.volumes, &request)?;
-        let target =
-            PublishTarget { staging_path, target_path: target_path.clone(), readonly: false, access };
+        let target = PublishTarget {
+            staging_path,
+            target_path: target_path.clone(),
+            readonly: false,
+            access,
+            sharing: Sharing::ManyTargets,
+        };
         self.staging.publish(&self.volumes.handle(volume), &target)?;
         Ok(target_path)
     }

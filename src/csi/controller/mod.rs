@@ -20,6 +20,7 @@ const CAPABILITIES: &[RpcType] = &[
     RpcType::CreateDeleteSnapshot,
     RpcType::ListSnapshots,
     RpcType::CloneVolume,
+    RpcType::SingleNodeMultiWriter,
 ];
 
 /// Provisioning, attaching and snapshots.

@@ -17,6 +17,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
+/// What the kubelet may use. The others answer UNIMPLEMENTED.
+const CAPABILITIES: &[RpcType] = &[RpcType::StageUnstageVolume, RpcType::SingleNodeMultiWriter];
+
 /// What a node plugin is made of.
 #[derive(Clone)]
 pub struct NodeParts {
@@ -118,10 +121,11 @@ impl Node for NodeService {
         &self,
         _request: Request<NodeGetCapabilitiesRequest>,
     ) -> Result<Response<NodeGetCapabilitiesResponse>, Status> {
-        let rpc = Rpc { r#type: RpcType::StageUnstageVolume.into() };
-        Ok(Response::new(NodeGetCapabilitiesResponse {
-            capabilities: vec![NodeServiceCapability { r#type: Some(Type::Rpc(rpc)) }],
-        }))
+        let capabilities = CAPABILITIES
+            .iter()
+            .map(|rpc| NodeServiceCapability { r#type: Some(Type::Rpc(Rpc { r#type: (*rpc).into() })) })
+            .collect();
+        Ok(Response::new(NodeGetCapabilitiesResponse { capabilities }))
     }
 
     async fn node_get_volume_stats(

@@ -16,7 +16,7 @@ pub(super) async fn publish(
     let (metadata, _, request) = request.into_parts();
     required(&request.volume_id, "volume_id")?;
     let target_path = path(&request.target_path, "target_path")?;
-    let access = capability::one(request.volume_capability.as_ref())?;
+    let usage = capability::one(request.volume_capability.as_ref())?;
     if request.staging_target_path.is_empty() {
         return Err(Status::failed_precondition(
             "staging_target_path is missing: NodeStageVolume comes first",
@@ -30,7 +30,9 @@ pub(super) async fn publish(
     service
         .caller
         .run(call, &metadata, move || {
-            staging.publish(&handle, &PublishTarget { staging_path, target_path, readonly, access })?;
+            let capability::Usage { access, sharing } = usage;
+            let target = PublishTarget { staging_path, target_path, readonly, access, sharing };
+            staging.publish(&handle, &target)?;
             Ok(NodePublishVolumeResponse {})
         })
         .await

@@ -18,7 +18,7 @@ pub(super) async fn stage(
     let (metadata, _, request) = request.into_parts();
     required(&request.volume_id, "volume_id")?;
     let staging_path = path(&request.staging_target_path, "staging_target_path")?;
-    let access = capability::one(request.volume_capability.as_ref())?;
+    let access = capability::one(request.volume_capability.as_ref())?.access;
     let handle = volume_handle(&request.volume_id)?;
     let whole = limit(Patience::Node, &metadata);
     // Half of it: staging takes its time, too.
