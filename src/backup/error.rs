@@ -4,6 +4,7 @@ use super::format::{CodecError, FormatError};
 use super::store::StoreError;
 use crate::image::ReadError;
 use crate::image::lock::LockError;
+use crate::image::qemu_img::QemuImgError;
 use snafu::Snafu;
 use std::io;
 use std::path::PathBuf;
@@ -196,7 +197,7 @@ pub enum BackupError {
     /// The hold on what is read has ended.
     #[snafu(display(
         "the snapshot was no longer held while it was read (its pin on the share could not be renewed): what was \
-         read may be torn; is the share well? Start the backup again"
+         read may be torn; is the share well? Start it again"
     ))]
     SourceLost,
     /// The target is held by a part of a restore that should have ended.
@@ -228,6 +229,18 @@ pub enum BackupError {
         /// Who holds it, or what failed.
         source: LockError,
     },
+    /// qemu-img.
+    #[snafu(display("{source}"))]
+    QemuImg {
+        /// What it said.
+        source: QemuImgError,
+    },
+    /// The object is there, and overwriting it was not asked for.
+    #[snafu(display("{object} exists already; --force replaces it"))]
+    ObjectExists {
+        /// Its URL.
+        object: String,
+    },
     /// A part of the program died.
     #[snafu(display("a worker stopped: {source}"))]
     Worker {
@@ -249,6 +262,7 @@ impl BackupError {
             BackupError::UnsafeTarget { .. }
             | BackupError::SourceInUse { .. }
             | BackupError::LockTarget { source: LockError::Held { .. }, .. }
+            | BackupError::ObjectExists { .. }
             | BackupError::HasDependents { .. } => ErrorKind::Unsafe,
             BackupError::Cancelled => ErrorKind::Cancelled,
             BackupError::LeftBehind { error, .. } => error.kind(),

@@ -17,6 +17,8 @@ const STDOUT_MAX: usize = 128 << 20;
 const STDERR_KEPT: usize = 16 << 10;
 /// How long a killed child may take to vanish: one stuck in the kernel is left to a thread of its own.
 const AFTER_KILL: Duration = Duration::from_secs(5);
+/// How soon somebody who waits for a child can change their mind.
+const TICK: Duration = Duration::from_millis(200);
 
 /// Why a child process gave no usable result.
 #[derive(Debug, Snafu)]
@@ -48,6 +50,12 @@ pub enum ExecError {
         /// The end of what it had complained about.
         stderr: String,
     },
+    /// The caller wanted it no more.
+    #[snafu(display("{program} was stopped"))]
+    Stopped {
+        /// As named in the command.
+        program: String,
+    },
     /// It printed more than anything sensible.
     #[snafu(display("{program} printed more than {STDOUT_MAX} bytes and was killed"))]
     TooMuch {
@@ -68,17 +76,30 @@ pub enum ExecError {
 
 /// Runs a command to its end, whatever its exit code, and captures what it prints. At the deadline its
 /// whole process group is killed. Standard input is empty, messages are in English.
-pub fn run(mut command: Command, limit: Duration) -> Result<Output, ExecError> {
+pub fn run(command: Command, limit: Duration) -> Result<Output, ExecError> {
+    run_watched(command, limit, &mut |_| true)
+}
+
+/// As [`run`]; some times a second `go_on` sees what was printed so far, and at its first "no" all is killed.
+pub fn run_watched(
+    mut command: Command,
+    limit: Duration,
+    go_on: &mut dyn FnMut(&[u8]) -> bool,
+) -> Result<Output, ExecError> {
     let program = command.get_program().to_string_lossy().into_owned();
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.process_group(0).env("LC_ALL", "C");
     let mut child = command.spawn().context(StartSnafu { program: &program })?;
     let mut capture = Capture::default();
-    match capture.follow(&mut child, Instant::now() + limit) {
+    match capture.follow(&mut child, Instant::now() + limit, go_on) {
         Ok(Followed::Ended) => {}
         Ok(Followed::Late) => {
             kill(child);
             return TimeoutSnafu { program, limit, stderr: tail(&capture.stderr) }.fail();
+        }
+        Ok(Followed::Unwanted) => {
+            kill(child);
+            return StoppedSnafu { program }.fail();
         }
         Ok(Followed::TooMuch) => {
             kill(child);
@@ -97,16 +118,23 @@ pub fn run(mut command: Command, limit: Duration) -> Result<Output, ExecError> {
 pub fn run_ok(command: Command, limit: Duration) -> Result<Output, ExecError> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = run(command, limit)?;
+    succeeded(&program, &output)?;
+    Ok(output)
+}
+
+/// An error that carries what the program complained about, unless it ended with exit code 0.
+pub fn succeeded(program: &str, output: &Output) -> Result<(), ExecError> {
     ensure!(
         output.status.success(),
         FailedSnafu { program, status: output.status, stderr: tail(&output.stderr) }
     );
-    Ok(output)
+    Ok(())
 }
 
 enum Followed {
     Ended,
     Late,
+    Unwanted,
     TooMuch,
 }
 
@@ -119,7 +147,12 @@ struct Capture {
 impl Capture {
     /// Reads both pipes until the child itself has ended. Not until the pipes close: a daemon that it
     /// leaves behind may hold them for ever.
-    fn follow(&mut self, child: &mut Child, deadline: Instant) -> io::Result<Followed> {
+    fn follow(
+        &mut self,
+        child: &mut Child,
+        deadline: Instant,
+        go_on: &mut dyn FnMut(&[u8]) -> bool,
+    ) -> io::Result<Followed> {
         let mut stdout: Option<OwnedFd> = child.stdout.take().map(Into::into);
         let mut stderr: Option<OwnedFd> = child.stderr.take().map(Into::into);
         for pipe in [&stdout, &stderr].into_iter().flatten() {
@@ -128,7 +161,7 @@ impl Capture {
         let pidfd = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let ended = wait_for_any(&pidfd, [&stdout, &stderr], left)?;
+            let ended = wait_for_any(&pidfd, [&stdout, &stderr], left.min(TICK))?;
             drain(&mut stdout, &mut self.stdout)?;
             drain(&mut stderr, &mut self.stderr)?;
             let surplus = self.stderr.len().saturating_sub(STDERR_KEPT);
@@ -141,6 +174,9 @@ impl Capture {
             }
             if left.is_zero() {
                 return Ok(Followed::Late);
+            }
+            if !go_on(&self.stdout) {
+                return Ok(Followed::Unwanted);
             }
         }
     }
@@ -247,6 +283,21 @@ mod tests {
         let output = run(shell("sleep 3 & echo started"), Duration::from_secs(60)).unwrap();
         assert_eq!(output.stdout, b"started\n");
         assert!(start.elapsed() < Duration::from_secs(2));
+    }
+
+    #[test]
+    fn who_waits_sees_what_is_printed_and_can_stop_it() {
+        let start = Instant::now();
+        let mut seen = Vec::new();
+        let mut go_on = |printed: &[u8]| {
+            seen = printed.to_vec();
+            printed.is_empty()
+        };
+        let error =
+            run_watched(shell("echo half; sleep 60"), Duration::from_secs(60), &mut go_on).unwrap_err();
+        assert!(matches!(error, ExecError::Stopped { .. }), "{error}");
+        assert_eq!(seen, b"half\n");
+        assert!(start.elapsed() < Duration::from_secs(5));
     }
 
     #[test]

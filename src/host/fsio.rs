@@ -1,5 +1,7 @@
 //! Files that are there whole or not at all, also after a crash.
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 use snafu::{ResultExt, Snafu};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -58,6 +60,18 @@ pub fn create_exclusive(path: &Path, bytes: &[u8]) -> Result<(), FsError> {
 /// Makes a new name, or the absence of an old one, last.
 pub fn sync_dir(path: &Path) -> Result<(), FsError> {
     File::open(path).and_then(|dir| dir.sync_all()).context(FsSnafu { action: "sync the folder", path })
+}
+
+/// Gives a file its name, unless somebody else has taken it since we looked.
+pub fn rename_new(staged: &Path, path: &Path) -> io::Result<()> {
+    match renameat_with(CWD, staged, CWD, path, RenameFlags::NOREPLACE) {
+        // A filesystem without that flag: a second name is refused in the same way.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+            fs::hard_link(staged, path)?;
+            fs::remove_file(staged)
+        }
+        other => Ok(other?),
+    }
 }
 
 fn parent(path: &Path) -> &Path {

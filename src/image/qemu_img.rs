@@ -43,6 +43,7 @@ pub struct CheckReport {
 
 /// Why a qemu-img call failed.
 #[derive(Debug, Snafu)]
+#[snafu(visibility(pub(super)))]
 pub enum QemuImgError {
     /// The new file is there already.
     #[snafu(display("{} exists already: an image is never made over a file", path.display()))]
@@ -96,7 +97,7 @@ impl QemuImg {
         QemuImg { program }
     }
 
-    fn command(&self, verb: &str) -> Command {
+    pub(super) fn command(&self, verb: &str) -> Command {
         let mut command = Command::new(&self.program);
         command.arg(verb);
         command
@@ -237,7 +238,7 @@ fn layer_tree(chain: &[ImageRef]) -> Result<Value, QemuImgError> {
 }
 
 /// A file name that is a whole tree of block drivers: nothing is left for QEMU to probe.
-fn name_of(chain: &[ImageRef]) -> Result<String, QemuImgError> {
+pub(super) fn name_of(chain: &[ImageRef]) -> Result<String, QemuImgError> {
     Ok(format!("json:{}", layer_tree(chain)?))
 }
 

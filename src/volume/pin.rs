@@ -3,7 +3,8 @@
 use super::chain::{Link, images};
 use super::error::*;
 use super::id::{LayerId, SnapshotId, VolumeId};
-use super::record::Pin;
+use super::record::{ParentLayer, Pin};
+use super::store::Locked;
 use super::view::{SnapshotView, VolumeView};
 use super::volumes::Volumes;
 use crate::image::ImageRef;
@@ -20,7 +21,7 @@ const LEASE: SignedDuration = SignedDuration::from_mins(15);
 /// How often the lease is renewed: three tries may fail.
 const RENEWAL: Duration = Duration::from_secs(240);
 
-/// A snapshot whose layers stay as they are until this is dropped.
+/// A frozen state of a volume whose layers stay as they are until this is dropped.
 pub struct Pinned {
     /// What to read, top first.
     pub chain: Vec<ImageRef>,
@@ -28,8 +29,8 @@ pub struct Pinned {
     pub size: u64,
     /// The volume.
     pub volume: VolumeView,
-    /// The snapshot.
-    pub snapshot: SnapshotView,
+    /// The snapshot, if the state has a name.
+    pub snapshot: Option<SnapshotView>,
     lease: Arc<Lease>,
     stop: Option<Sender<()>>,
     keeper: Option<JoinHandle<()>>,
@@ -59,13 +60,50 @@ impl Pinned {
 impl Volumes {
     /// Pins a snapshot's layers, in every volume that they lie in, before anything opens them.
     pub fn pin_snapshot(&self, volume: VolumeId, snapshot: SnapshotId, owner: &str) -> Result<Pinned, Error> {
-        let id = Uuid::new_v4();
         let locked = self.lock(volume)?;
         let found = locked.record.snapshot(snapshot).context(SnapshotNotFoundSnafu { volume, snapshot })?;
-        let (layer, view) = (found.layer, self.snapshot_view(volume, found));
-        let volume_view = self.view(&locked.record);
-        let tops = tops(&self.chain(&locked.record, layer)?);
+        let top = ParentLayer { volume, layer: found.layer };
+        let point = Point {
+            id: Uuid::new_v4(),
+            owner,
+            top,
+            tops: tops(&self.chain(&locked.record, top.layer)?),
+            size: found.size,
+            volume: self.view(&locked.record),
+            snapshot: Some(self.snapshot_view(volume, found)),
+        };
         drop(locked);
+        self.hold(point)
+    }
+
+    /// Pins what a volume holds now, whether a node writes to it or not: it is frozen by a cut that no snapshot
+    /// names, whose layers become one again some time after the pin is gone.
+    pub fn pin_volume(&self, volume: VolumeId, owner: &str) -> Result<Pinned, Error> {
+        let id = Uuid::new_v4();
+        let mut locked = self.lock(volume)?;
+        locked.stop_merge()?;
+        let top = locked.boundary()?;
+        // Under the lock that the cut was made under: nothing but the pin keeps this layer from being merged.
+        if top.volume == volume {
+            locked.add_pin(top.layer, id, owner)?;
+        }
+        let active = locked.record.active.expect("a volume that was cut has an active layer");
+        let under: Vec<Link> = self.chain(&locked.record, active)?.split_off(1);
+        let point = Point {
+            id,
+            owner,
+            top,
+            tops: tops(&under),
+            size: under.first().map_or(locked.record.capacity, |link| link.layer.size),
+            volume: self.view(&locked.record),
+            snapshot: None,
+        };
+        drop(locked);
+        self.hold(point)
+    }
+
+    fn hold(&self, point: Point<'_>) -> Result<Pinned, Error> {
+        let Point { id, owner, top, tops, size, volume, snapshot } = point;
         let pinned: Vec<VolumeId> = tops.iter().map(|(volume, _)| *volume).collect();
         // From here on the keeper removes the pins, also when a step below fails.
         let (stop, on_stop) = channel();
@@ -82,32 +120,28 @@ impl Volumes {
         });
         let mut pinned = Pinned {
             chain: Vec::new(),
-            size: view.size,
-            volume: volume_view,
-            snapshot: view,
+            size,
+            volume,
+            snapshot,
             lease,
             stop: Some(stop),
             keeper: Some(keeper),
         };
-        for (holder, top) in tops {
-            self.pin(holder, top, id, owner)?;
+        for (holder, layer) in tops {
+            let mut locked = self.lock(holder)?;
+            locked.stop_merge()?;
+            locked.add_pin(layer, id, owner)?;
         }
         // Read again: a merge may have moved a layer to another file before its pin was written.
-        let locked = self.lock(volume)?;
-        locked.record.snapshot(snapshot).context(SnapshotNotFoundSnafu { volume, snapshot })?;
-        let chain = self.chain(&locked.record, layer)?;
+        let locked = self.lock(top.volume)?;
+        if let Some(snapshot) = &pinned.snapshot {
+            let (volume, snapshot) = (snapshot.handle.volume, snapshot.handle.snapshot);
+            locked.record.snapshot(snapshot).context(SnapshotNotFoundSnafu { volume, snapshot })?;
+        }
+        let chain = self.chain(&locked.record, top.layer)?;
         self.verify(&chain)?;
         pinned.chain = images(&chain);
         Ok(pinned)
-    }
-
-    fn pin(&self, volume: VolumeId, layer: LayerId, id: Uuid, owner: &str) -> Result<(), Error> {
-        let mut locked = self.lock(volume)?;
-        locked.stop_merge()?;
-        let now = Timestamp::now();
-        locked.record.pins.retain(|pin| pin.until > now);
-        locked.record.pins.push(Pin { id, layer, owner: owner.to_owned(), until: now + LEASE });
-        locked.commit()
     }
 
     /// False when the pin could not be renewed, or had run out and was taken away.
@@ -145,6 +179,28 @@ impl Drop for Pinned {
             let _ = keeper.join();
         }
     }
+}
+
+impl Locked<'_> {
+    /// Has it already: its lease begins anew.
+    fn add_pin(&mut self, layer: LayerId, id: Uuid, owner: &str) -> Result<(), Error> {
+        let now = Timestamp::now();
+        self.record.pins.retain(|pin| pin.until > now && pin.id != id);
+        self.record.pins.push(Pin { id, layer, owner: owner.to_owned(), until: now + LEASE });
+        self.commit()
+    }
+}
+
+/// A frozen state that is to be pinned.
+struct Point<'a> {
+    /// Names the pins.
+    id: Uuid,
+    owner: &'a str,
+    top: ParentLayer,
+    tops: Vec<(VolumeId, LayerId)>,
+    size: u64,
+    volume: VolumeView,
+    snapshot: Option<SnapshotView>,
 }
 
 /// The topmost layer in each volume that a chain goes through.

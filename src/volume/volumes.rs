@@ -53,6 +53,11 @@ impl Volumes {
         &self.share
     }
 
+    /// What operations are done with.
+    pub fn tools(&self) -> &Tools {
+        &self.tools
+    }
+
     /// Where things are on it.
     pub fn layout(&self) -> &Layout {
         &self.layout

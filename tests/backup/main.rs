@@ -5,6 +5,7 @@ mod broken_off;
 mod cinder;
 mod cli;
 mod engine;
+mod export;
 mod s3_server;
 mod snapshot;
 mod store;

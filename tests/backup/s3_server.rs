@@ -17,7 +17,7 @@ pub const SECRET_KEY: &str = "strata-test-secret";
 pub struct S3Server {
     pub endpoint: String,
     runtime: Option<Runtime>,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl S3Server {
@@ -46,7 +46,17 @@ impl S3Server {
                 });
             }
         });
-        S3Server { endpoint, runtime: Some(runtime), _folder: folder }
+        S3Server { endpoint, runtime: Some(runtime), folder }
+    }
+}
+
+impl S3Server {
+    /// Parts of uploads that were neither finished nor broken off.
+    #[allow(dead_code)]
+    pub fn parts(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.folder.path()).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with(".upload")).collect()
     }
 }
 

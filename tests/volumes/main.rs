@@ -1,6 +1,12 @@
 //! `strata volume …` on shares in a folder, with real images, daemons and locks.
 
+#[path = "../support/driver.rs"]
+#[allow(dead_code)]
+mod driver;
+mod export;
 mod look;
+#[path = "../backup/s3_server.rs"]
+mod s3_server;
 #[path = "../support/mod.rs"]
 #[allow(dead_code)]
 mod support;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 /// What a restore writes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum TargetKind {
+pub(in crate::backup) enum TargetKind {
     /// A file that does not exist yet.
     New,
     /// A file that is overwritten.
@@ -21,7 +21,7 @@ pub(super) enum TargetKind {
 }
 
 /// The target with every link resolved, and what it is. Anything there needs `in_place`.
-pub(super) fn check(target: &Path, in_place: bool) -> Result<(PathBuf, TargetKind), BackupError> {
+pub(in crate::backup) fn check(target: &Path, in_place: bool) -> Result<(PathBuf, TargetKind), BackupError> {
     let refuse = |reason: String| UnsafeTargetSnafu { path: target, reason };
     let looked = TargetSnafu { operation: "looking at", path: target };
     let meta = match fs::metadata(target) {
@@ -147,6 +147,6 @@ pub(super) fn busy_device(path: &Path, error: &io::Error) -> Option<BackupError>
 }
 
 /// The folder of a resolved path.
-pub(super) fn folder(path: &Path) -> Result<&Path, BackupError> {
+pub(in crate::backup) fn folder(path: &Path) -> Result<&Path, BackupError> {
     path.parent().context(UnsafeTargetSnafu { path, reason: "it has no folder" })
 }

@@ -1,6 +1,6 @@
 //! Restoring a backup: fold the chain into a plan, fetch each object once, check it, write it.
 
-mod guard;
+pub(super) mod guard;
 mod plan;
 mod target;
 

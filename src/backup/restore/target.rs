@@ -3,13 +3,13 @@
 use super::guard::{self, TargetKind};
 use crate::backup::error::{BackupError, LockTargetSnafu, TargetSnafu, UnsafeTargetSnafu};
 use crate::backup::window::is_zero;
+use crate::host::fsio::rename_new;
 use crate::image::Format;
 use crate::image::lock::ImageLock;
 use imago::file::File as ImageFile;
 use imago::qcow2::Qcow2;
 use imago::{DenyImplicitOpenGate, FormatAccess, FormatCreateBuilder, FormatDriverBuilder};
-use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
-use rustix::io::Errno;
+use rustix::fs::OFlags;
 use snafu::{ResultExt, ensure};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
@@ -177,16 +177,4 @@ fn create_qcow2(file: File, size: u64) -> io::Result<FormatAccess<ImageFile>> {
             Ok(Qcow2::<ImageFile>::builder(storage).backing(None).write(true))
         })?;
     Ok(FormatAccess::new(image))
-}
-
-/// Gives a file its name, unless somebody else has taken it since we looked.
-fn rename_new(staged: &Path, path: &Path) -> io::Result<()> {
-    match renameat_with(CWD, staged, CWD, path, RenameFlags::NOREPLACE) {
-        // A filesystem without that flag: a second name is refused in the same way.
-        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
-            fs::hard_link(staged, path)?;
-            fs::remove_file(staged)
-        }
-        other => Ok(other?),
-    }
 }

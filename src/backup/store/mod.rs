@@ -8,7 +8,7 @@ mod object;
 mod url;
 
 pub use local::LocalStore;
-pub use object::{ObjectBacked, S3Options};
+pub use object::{ObjectBacked, S3Options, Upload};
 pub use url::{RepositoryUrl, open};
 
 use bytes::Bytes;

@@ -13,7 +13,7 @@ use object_store::client::{HttpConnector, HttpRequestBody, ReqwestConnector};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::signer::Signer;
-use object_store::{ClientOptions, Error, ObjectStore, ObjectStoreExt};
+use object_store::{ClientOptions, Error, ObjectStore, ObjectStoreExt, WriteMultipart};
 use snafu::{IntoError, ResultExt, ensure};
 use std::sync::Arc;
 use std::time::Duration;
@@ -111,6 +111,32 @@ impl ObjectBacked {
         }
     }
 
+    /// An object's URL.
+    pub fn url_of(&self, key: &str) -> String {
+        format!("{}{key}", self.label)
+    }
+
+    /// Whether there is such an object. A missing bucket is an error.
+    pub async fn has(&self, key: &str) -> Result<bool, StoreError> {
+        match self.inner.head(&self.path(key)?).await {
+            Ok(_) => Ok(true),
+            // Its answer has no body that could tell a missing bucket from a missing object.
+            Err(Error::NotFound { .. }) => {
+                let listed = self.inner.list(Some(&self.path(key)?)).next().await;
+                listed.transpose().map(|_| false).map_err(|e| self.error("looking for", key, e))
+            }
+            Err(e) => Err(self.error("looking for", key, e)),
+        }
+    }
+
+    /// Begins an object that is sent in parts and is there when it is finished.
+    pub async fn begin_upload(&self, key: &str, part: usize) -> Result<Upload, StoreError> {
+        let begun = self.inner.put_multipart(&self.path(key)?).await;
+        let begun = begun.map_err(|e| self.error("beginning the upload of", key, e))?;
+        let parts = WriteMultipart::new_with_chunk_size(begun, part);
+        Ok(Upload { store: self.clone(), key: key.to_owned(), parts })
+    }
+
     async fn get_whole(&self, key: &str, limit: u64) -> Result<Bytes, StoreError> {
         let failed = |e| self.error("reading", key, e);
         let found = self.inner.get(&self.path(key)?).await.map_err(failed)?;
@@ -176,6 +202,36 @@ impl ObjectBacked {
         let text = answer.into_body().bytes().await.unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         Err(context.into_error(format!("the server answered {status}: {text}").into()))
+    }
+}
+
+/// An object on its way: not there until it is finished.
+#[derive(Debug)]
+pub struct Upload {
+    store: ObjectBacked,
+    key: String,
+    parts: WriteMultipart,
+}
+
+impl Upload {
+    /// Takes bytes, once fewer than `most` parts are under way.
+    pub async fn send(&mut self, bytes: Bytes, most: usize) -> Result<(), StoreError> {
+        let ready = self.parts.wait_for_capacity(most).await;
+        ready.map_err(|e| self.store.error("uploading", &self.key, e))?;
+        self.parts.put(bytes);
+        Ok(())
+    }
+
+    /// Makes it an object; if that fails, what was sent is removed.
+    pub async fn finish(self) -> Result<(), StoreError> {
+        let Upload { store, key, parts } = self;
+        parts.finish().await.map(drop).map_err(|e| store.error("finishing the upload of", &key, e))
+    }
+
+    /// Removes what was sent.
+    pub async fn abort(self) -> Result<(), StoreError> {
+        let Upload { store, key, parts } = self;
+        parts.abort().await.map_err(|e| store.error("breaking off the upload of", &key, e))
     }
 }
 

@@ -84,7 +84,7 @@ fn parse_parent(text: &str) -> Result<ParentChoice, String> {
 }
 
 /// An image format as a word.
-pub(super) fn parse_format(text: &str) -> Result<Format, String> {
+pub(in crate::cli) fn parse_format(text: &str) -> Result<Format, String> {
     match text {
         "raw" => Ok(Format::Raw),
         "qcow2" => Ok(Format::Qcow2),
@@ -134,16 +134,17 @@ pub(super) async fn run(args: &CreateArgs) -> Result<CreateReport, Failure> {
 }
 
 fn snapshot_options(args: &CreateArgs, source: &PinnedSource) -> CreateOptions {
-    let (volume, snapshot) = (source.volume(), source.snapshot());
-    let mut extra = BTreeMap::from([
-        ("strata.snapshot".to_owned(), snapshot.handle.to_string()),
-        ("strata.snapshot-name".to_owned(), snapshot.name.clone()),
-        ("strata.created-at".to_owned(), snapshot.created_at.to_string()),
-    ]);
+    let volume = source.volume();
+    let mut extra = BTreeMap::new();
+    if let Some(snapshot) = source.snapshot() {
+        extra.insert("strata.snapshot".to_owned(), snapshot.handle.to_string());
+        extra.insert("strata.snapshot-name".to_owned(), snapshot.name.clone());
+        extra.insert("strata.created-at".to_owned(), snapshot.created_at.to_string());
+    }
     for (key, value) in &volume.parameters {
         extra.insert(format!("strata.parameter.{key}"), value.clone());
     }
-    let id = snapshot.handle.volume.uuid();
+    let id = volume.handle.volume.uuid();
     let meta = volume_meta(id, &volume.name, source.size(), &args.availability_zone, extra);
     args.options(id, ParentChoice::Latest, meta)
 }

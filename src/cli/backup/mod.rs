@@ -6,7 +6,8 @@ mod restore;
 mod snapshot;
 mod workdir;
 
-pub(in crate::cli) use snapshot::{OpenShare, work_folder};
+pub(in crate::cli) use create::parse_format;
+pub(in crate::cli) use snapshot::{OpenShare, PinnedSource, work_folder};
 
 use super::exit::Failure;
 use super::output::{self, Output};
@@ -45,6 +46,16 @@ struct RepositoryArgs {
     /// s3://BUCKET[/PREFIX] or file:///DIRECTORY; credentials come from the AWS_* variables.
     #[arg(long, value_name = "URL")]
     repository: RepositoryUrl,
+    #[command(flatten)]
+    s3: S3Args,
+    /// The shape of the result.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+}
+
+/// How S3 is reached.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct S3Args {
     /// The S3 server, unless it is Amazon's.
     #[arg(long, env = "AWS_ENDPOINT_URL", value_name = "URL")]
     endpoint: Option<String>,
@@ -54,20 +65,23 @@ struct RepositoryArgs {
     /// Address the bucket as http://BUCKET.HOST/ instead of http://HOST/BUCKET/.
     #[arg(long)]
     virtual_host_style: bool,
-    /// The shape of the result.
-    #[arg(short, long, value_enum, default_value_t)]
-    output: Output,
 }
 
-impl RepositoryArgs {
-    fn engine(&self) -> Result<Engine, Failure> {
-        let options = S3Options {
+impl S3Args {
+    /// For the client; credentials come from the environment.
+    pub fn options(&self) -> S3Options {
+        S3Options {
             endpoint: self.endpoint.clone(),
             region: self.region.clone(),
             virtual_host_style: self.virtual_host_style,
             credentials: None,
-        };
-        let store = store::open(&self.repository, &options).map_err(Failure::failed)?;
+        }
+    }
+}
+
+impl RepositoryArgs {
+    fn engine(&self) -> Result<Engine, Failure> {
+        let store = store::open(&self.repository, &self.s3.options()).map_err(Failure::failed)?;
         Ok(Engine::new(store))
     }
 }
@@ -106,7 +120,8 @@ pub fn run(args: BackupArgs) -> ExitCode {
     }
 }
 
-fn show<T: Serialize>(
+/// Runs a verb on a runtime, and prints what comes of it.
+pub(in crate::cli) fn show<T: Serialize>(
     output: Output,
     work: impl Future<Output = Result<T, Failure>>,
     text: fn(&T) -> String,
@@ -119,7 +134,7 @@ fn show<T: Serialize>(
 }
 
 /// Ctrl-C and SIGTERM ask the operation to stop; it cleans up and then ends. A second one ends it at once.
-fn cancel_on_signals() -> Result<Cancel, Failure> {
+pub(in crate::cli) fn cancel_on_signals() -> Result<Cancel, Failure> {
     let (canceller, cancel) = Canceller::new();
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::failed)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(Failure::failed)?;

@@ -1,18 +1,17 @@
 //! A snapshot on a share as the source of a backup: opened here, without the driver.
 
 use super::workdir::{self, WorkDir};
+use crate::agent::{AgentClient, CUT_LIMIT};
 use crate::backup::SnapshotSource;
 use crate::cli::exit::Failure;
 use crate::gluster::{self, Share, ShareKey, Source};
-use crate::image::{ChainReader, ReadError};
+use crate::image::{ChainReader, ImageRef, ReadError};
 use crate::qsd::LocalDaemons;
-use crate::volume::{
-    AgentError, Agents, CutOrder, CutReport, Error, NodeId, OpenImage, Pinned, Policy, SnapshotHandle,
-    SnapshotView, Tools, VolumeId, VolumeView, Volumes,
-};
+use crate::volume::{Error, Pinned, Policy, SnapshotHandle, SnapshotView, Tools, VolumeView, Volumes};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tokio::runtime::{Builder, Handle, Runtime};
 
 /// Mounts of commands, apart from the driver's own.
 const MOUNT_DIR: &str = "/run/strata/commands";
@@ -28,10 +27,10 @@ pub(in crate::cli) fn work_folder() -> Result<WorkDir, Failure> {
 
 /// A pinned snapshot. Fields are dropped in this order: nothing is unpinned while it can still be
 /// read, nor unmounted while it is pinned.
-pub(super) struct PinnedSource {
+pub(in crate::cli) struct PinnedSource {
     reader: ChainReader,
     pinned: Pinned,
-    _share: OpenShare,
+    share: OpenShare,
 }
 
 /// A share that this command has opened for itself. The folder is dropped last: it goes only when nothing is
@@ -40,6 +39,8 @@ pub(in crate::cli) struct OpenShare {
     /// The volumes on it.
     pub volumes: Volumes,
     share: Share,
+    /// Drives the connections to nodes.
+    runtime: Option<Runtime>,
     _folder: WorkDir,
 }
 
@@ -51,8 +52,10 @@ impl OpenShare {
         for finding in findings {
             tracing::warn!("{source}: {finding:?}");
         }
-        let volumes = Volumes::new(share.clone(), tools(folder.path()));
-        Ok(OpenShare { volumes, share, _folder: folder })
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.map_err(Failure::failed)?;
+        let volumes = Volumes::new(share.clone(), tools(folder.path(), runtime.handle().clone()));
+        Ok(OpenShare { volumes, share, runtime: Some(runtime), _folder: folder })
     }
 
     /// Whether a handle is of this share.
@@ -65,6 +68,10 @@ impl OpenShare {
 
 impl Drop for OpenShare {
     fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            // Nothing is asked any more. Waiting for it would be forbidden on an async thread.
+            runtime.shutdown_background();
+        }
         if let Err(error) = gluster::close(&self.share) {
             tracing::warn!(%error, "the share stays mounted until the next command");
         }
@@ -76,26 +83,46 @@ impl PinnedSource {
     pub fn open(handle: &SnapshotHandle, source: &Source) -> Result<Self, Failure> {
         let opened = OpenShare::open(source)?;
         opened.expect(handle, &handle.share)?;
-        let volumes = &opened.volumes;
-        let owner = format!("strata backup create, process {}", std::process::id());
-        let pinned = volumes.pin_snapshot(handle.volume, handle.snapshot, &owner).map_err(|e| match e {
+        Self::pin(opened, "strata backup create", |volumes, owner| {
+            volumes.pin_snapshot(handle.volume, handle.snapshot, owner)
+        })
+    }
+
+    /// Pins what `pin` chooses, in the name of a verb. Blocks.
+    pub fn pin(
+        share: OpenShare,
+        verb: &str,
+        pin: impl FnOnce(&Volumes, &str) -> Result<Pinned, Error>,
+    ) -> Result<Self, Failure> {
+        let owner = format!("{verb}, process {}", std::process::id());
+        let pinned = pin(&share.volumes, &owner).map_err(|e| match e {
             Error::VolumeNotFound { .. } | Error::SnapshotNotFound { .. } => {
                 Failure { message: e.to_string(), code: 3 }
             }
             other => Failure::failed(other),
         })?;
         let reader = ChainReader::open(&pinned.chain).map_err(Failure::failed)?;
-        Ok(PinnedSource { reader, pinned, _share: opened })
+        Ok(PinnedSource { reader, pinned, share })
     }
 
-    /// The snapshot's volume.
+    /// The volume.
     pub fn volume(&self) -> &VolumeView {
         &self.pinned.volume
     }
 
-    /// The snapshot.
-    pub fn snapshot(&self) -> &SnapshotView {
-        &self.pinned.snapshot
+    /// The snapshot, if it is one.
+    pub fn snapshot(&self) -> Option<&SnapshotView> {
+        self.pinned.snapshot.as_ref()
+    }
+
+    /// What is read, top first.
+    pub fn chain(&self) -> &[ImageRef] {
+        &self.pinned.chain
+    }
+
+    /// The program `qemu-img`.
+    pub fn qemu_img(&self) -> PathBuf {
+        self.share.volumes.tools().qemu_img.clone()
     }
 }
 
@@ -114,8 +141,8 @@ impl SnapshotSource for PinnedSource {
     }
 }
 
-/// Pinning asks no node and starts no daemon; it may have to settle a merge that was interrupted.
-fn tools(folder: &Path) -> Tools {
+/// As the driver's controller has them, but that daemons are this command's own.
+fn tools(folder: &Path, runtime: Handle) -> Tools {
     let program = |variable: &str, name: &str| {
         std::env::var_os(variable).map_or_else(|| PathBuf::from(name), PathBuf::from)
     };
@@ -123,37 +150,7 @@ fn tools(folder: &Path) -> Tools {
     Tools {
         qemu_img: program("STRATA_QEMU_IMG", "qemu-img"),
         daemons: Arc::new(LocalDaemons::new(daemon, folder.join("daemons"))),
-        agents: Arc::new(NoAgents),
+        agents: Arc::new(AgentClient::new(runtime, CUT_LIMIT)),
         policy: Policy::default(),
-    }
-}
-
-/// A command has no certificate to speak to nodes with.
-struct NoAgents;
-
-impl NoAgents {
-    fn refuse<T>(&self, node: &NodeId) -> Result<T, AgentError> {
-        Err(AgentError::Unreachable {
-            reason: format!("a command does not speak to nodes (asked for {node})"),
-        })
-    }
-}
-
-impl Agents for NoAgents {
-    fn cut(&self, node: &NodeId, _: &str, _: &CutOrder) -> Result<CutReport, AgentError> {
-        self.refuse(node)
-    }
-    fn status(
-        &self,
-        node: &NodeId,
-        _: &str,
-        _: &gluster::ShareKey,
-        _: VolumeId,
-        _: u64,
-    ) -> Result<Option<OpenImage>, AgentError> {
-        self.refuse(node)
-    }
-    fn release(&self, node: &NodeId, _: &str, _: &gluster::ShareKey, _: VolumeId) -> Result<(), AgentError> {
-        self.refuse(node)
     }
 }

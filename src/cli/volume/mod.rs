@@ -1,6 +1,7 @@
 //! `strata volume …`: the volumes of a share at a person's terminal. One file a verb.
 
 mod check;
+mod export;
 mod list;
 mod show;
 
@@ -27,6 +28,8 @@ enum Verb {
     Show(show::ShowArgs),
     /// Show chains, and compare records with files, headers and image locks. Changes nothing.
     Check(check::CheckArgs),
+    /// Write a volume, attached or not, or a snapshot into one flat file or object.
+    Export(export::ExportArgs),
 }
 
 /// Which share, and the shape of the answer.
@@ -46,6 +49,7 @@ pub fn run(args: &VolumeArgs) -> ExitCode {
         Verb::List(args) => args.run(),
         Verb::Show(args) => args.run(),
         Verb::Check(args) => args.run(),
+        Verb::Export(args) => args.run(),
     }
 }
 
