@@ -3,9 +3,11 @@
 use crate::gluster::ShareKey;
 use crate::rpc::agent::cut_volume_response::Outcome;
 use crate::rpc::agent::node_agent_client::NodeAgentClient;
-use crate::rpc::agent::{CutVolumeRequest, ReleaseVolumeRequest, VolumeStatusRequest};
+use crate::rpc::agent::{CutVolumeRequest, GrowVolumeRequest, ReleaseVolumeRequest, VolumeStatusRequest};
 use crate::rpc::{CallError, bounded, uds};
-use crate::volume::{AgentError, Agents, CutOrder, CutReport, NodeId, OpenImage, VolumeId};
+use crate::volume::{
+    AgentError, Agents, CutOrder, CutReport, GrowOrder, GrowReport, NodeId, OpenImage, VolumeId,
+};
 use std::future::Future;
 use std::path::Path;
 use std::time::Duration;
@@ -15,6 +17,8 @@ use tonic::{Response, Status};
 
 /// G7's bound on a cut: writing back what a busy filesystem has cached comes before the switch.
 pub const CUT_LIMIT: Duration = Duration::from_secs(600);
+/// A resize of metadata, behind what the daemon is just doing.
+const GROW_LIMIT: Duration = Duration::from_secs(60);
 /// One look at a daemon.
 const STATUS_LIMIT: Duration = Duration::from_secs(10);
 /// Unmounting writes back what is cached.
@@ -85,6 +89,19 @@ impl Agents for AgentClient {
         }
     }
 
+    fn grow(&self, node: &NodeId, address: &str, order: &GrowOrder) -> Result<GrowReport, AgentError> {
+        let request = GrowVolumeRequest {
+            share_key: order.share.to_string(),
+            volume_id: order.volume.to_string(),
+            epoch: order.epoch,
+            file: order.file.clone(),
+            size: order.size,
+        };
+        let answer = self
+            .call(node, address, GROW_LIMIT, |mut agent| async move { agent.grow_volume(request).await })?;
+        Ok(if answer.not_open { GrowReport::NotOpen } else { GrowReport::Grown })
+    }
+
     fn status(
         &self,
         node: &NodeId,
@@ -127,7 +144,9 @@ impl Agents for AgentClient {
 mod tests {
     use super::*;
     use crate::rpc::agent::node_agent_server::{NodeAgent, NodeAgentServer};
-    use crate::rpc::agent::{CutVolumeResponse, ReleaseVolumeResponse, VolumeStatusResponse};
+    use crate::rpc::agent::{
+        CutVolumeResponse, GrowVolumeResponse, ReleaseVolumeResponse, VolumeStatusResponse,
+    };
     use tonic::Request;
     use tonic::transport::Server;
 
@@ -141,6 +160,15 @@ mod tests {
             _request: Request<CutVolumeRequest>,
         ) -> Result<Response<CutVolumeResponse>, Status> {
             std::future::pending().await
+        }
+
+        async fn grow_volume(
+            &self,
+            request: Request<GrowVolumeRequest>,
+        ) -> Result<Response<GrowVolumeResponse>, Status> {
+            let request = request.into_inner();
+            let not_open = (request.epoch, request.file.as_str(), request.size) != (7, "f", 9);
+            Ok(Response::new(GrowVolumeResponse { not_open }))
         }
 
         async fn volume_status(
@@ -180,6 +208,10 @@ mod tests {
         });
         let open = agents.status(&node, &address, &share, volume, 7).unwrap();
         assert_eq!(open, Some(OpenImage { active_file: "epoch-7".to_owned() }));
+        let mut growth = GrowOrder { share: share.clone(), volume, epoch: 7, file: "f".to_owned(), size: 9 };
+        assert_eq!(agents.grow(&node, &address, &growth).unwrap(), GrowReport::Grown);
+        growth.epoch = 8;
+        assert_eq!(agents.grow(&node, &address, &growth).unwrap(), GrowReport::NotOpen);
         let failed = agents.release(&node, &address, &share, volume).unwrap_err();
         assert!(
             matches!(&failed, AgentError::Failed { reason } if reason.contains("pods still")),

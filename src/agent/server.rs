@@ -4,11 +4,11 @@ use crate::gluster::ShareKey;
 use crate::rpc::agent::cut_volume_response::Outcome;
 use crate::rpc::agent::node_agent_server::NodeAgent;
 use crate::rpc::agent::{
-    CutVolumeRequest, CutVolumeResponse, ReleaseVolumeRequest, ReleaseVolumeResponse, VolumeStatusRequest,
-    VolumeStatusResponse,
+    CutVolumeRequest, CutVolumeResponse, GrowVolumeRequest, GrowVolumeResponse, ReleaseVolumeRequest,
+    ReleaseVolumeResponse, VolumeStatusRequest, VolumeStatusResponse,
 };
 use crate::rpc::{chain, offload};
-use crate::volume::{CutOrder, CutReport, Error, Staging, VolumeId};
+use crate::volume::{CutOrder, CutReport, Error, GrowOrder, GrowReport, Staging, VolumeId};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -84,6 +84,23 @@ impl NodeAgent for AgentService {
             CutReport::NotOpen => response.set_outcome(Outcome::NotOpen),
         }
         Ok(Response::new(response))
+    }
+
+    async fn grow_volume(
+        &self,
+        request: Request<GrowVolumeRequest>,
+    ) -> Result<Response<GrowVolumeResponse>, Status> {
+        let request = request.into_inner();
+        let order = GrowOrder {
+            share: parse(&request.share_key)?,
+            volume: parse(&request.volume_id)?,
+            epoch: request.epoch,
+            file: file_name(request.file)?,
+            size: request.size,
+        };
+        tracing::info!(volume = %order.volume, size = order.size, "grow");
+        let report = self.run(move |staging| staging.grow(&order)).await?;
+        Ok(Response::new(GrowVolumeResponse { not_open: report == GrowReport::NotOpen }))
     }
 
     async fn volume_status(

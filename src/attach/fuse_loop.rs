@@ -6,14 +6,15 @@
 
 use super::{
     Access, AttachError, Backend, Device, EXPORT, ExportSnafu, FileSnafu, LoopSnafu, MountSnafu, ReachSnafu,
-    StaleSnafu,
+    SizeSnafu, StaleSnafu,
 };
 use crate::host::loopdev::{LoopDevice, LoopDevices, LoopOptions};
 use crate::host::mount::Mounter;
 use crate::qsd::Daemon;
 use crate::qsd::command;
 use crate::qsd::qmp::Client;
-use snafu::{ResultExt, ensure};
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+use snafu::{OptionExt, ResultExt, ensure};
 use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -46,6 +47,12 @@ fn touch(file: &Path, work_dir: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
         _ => Ok(()),
     }
+}
+
+/// The size of an export, past the kernel's copy of it, which is up to a second old and which the loop device uses.
+fn size_from_daemon(file: &Path) -> io::Result<u64> {
+    let flags = AtFlags::STATX_FORCE_SYNC;
+    Ok(statx(CWD, file, flags, StatxFlags::SIZE)?.stx_size)
 }
 
 impl FuseLoop {
@@ -136,6 +143,15 @@ impl Backend for FuseLoop {
             }
             _ => Ok(()),
         }
+    }
+
+    fn refresh(&self, work_dir: &Path) -> Result<u64, AttachError> {
+        let file = export_file(work_dir);
+        let device = self.find(work_dir)?.context(StaleSnafu { work_dir })?;
+        let wanted = size_from_daemon(&file).context(FileSnafu { path: &file })?;
+        let found = self.loops.refresh_size(&LoopDevice { path: device.path.clone() }).context(LoopSnafu)?;
+        ensure!(found == wanted, SizeSnafu { device: device.path, found, wanted });
+        Ok(found)
     }
 
     fn find(&self, work_dir: &Path) -> Result<Option<Device>, AttachError> {

@@ -70,6 +70,16 @@ pub enum AttachError {
         /// Cause.
         source: MountError,
     },
+    /// The device did not take on the export's size.
+    #[snafu(display("{} has {found} bytes where its image has {wanted}", device.display()))]
+    Size {
+        /// The device node.
+        device: PathBuf,
+        /// Its size.
+        found: u64,
+        /// The export's.
+        wanted: u64,
+    },
     /// What is there belongs to a daemon that died.
     #[snafu(display(
         "the device of {} belongs to a storage daemon that is gone; unstage the volume first",
@@ -97,6 +107,8 @@ pub trait Backend: Send + Sync {
     fn release_with_mount(&self, device: &Device) -> Result<(), AttachError>;
     /// Takes the device away, with or without its daemon. Not there: success.
     fn detach(&self, daemon: Option<&Daemon>, work_dir: &Path) -> Result<(), AttachError>;
+    /// The device takes on the size that its image has by now; answers that size, in bytes.
+    fn refresh(&self, work_dir: &Path) -> Result<u64, AttachError>;
     /// The device that is there, alive or not.
     fn find(&self, work_dir: &Path) -> Result<Option<Device>, AttachError>;
 }

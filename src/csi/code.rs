@@ -4,6 +4,7 @@
 //! keep the claim and ask again. All others, INTERNAL among them, mean "certainly not running": they may
 //! give up and let go of what they hold. So a code of the first kind stands only where something may run.
 
+use crate::host::growfs::GrowError;
 use crate::image::lock::LockError;
 use crate::qsd::DaemonError;
 use crate::rpc::chain;
@@ -37,6 +38,14 @@ pub(super) fn code(error: &Error) -> Code {
         Error::DamagedRecord { .. } | Error::ImageHeader { .. } => Code::FailedPrecondition,
         // What the node did is unknown: it may be at work.
         Error::NodeUnreachable { .. } => Code::Unavailable,
+        // It answered: nothing is at work there any more.
+        Error::NodeFailed { .. } => Code::Internal,
+        // CSI: NodeExpandVolume and NodeGetVolumeStats, "volume does not exist" where it was asked for.
+        Error::NotStaged { .. } => Code::NotFound,
+        // The kubelet takes this for "while it is in use it cannot be": the growth is finished at the next stage.
+        Error::Grow { source: GrowError::NotPermitted } => Code::FailedPrecondition,
+        // Repairing it takes a person's answers.
+        Error::Grow { source: GrowError::Check { .. } } => Code::FailedPrecondition,
         Error::NoRoom { .. } | Error::TooDeep { .. } => Code::ResourceExhausted,
         Error::NoShare => Code::Unavailable,
         Error::OutOfRange { .. } => Code::OutOfRange,
@@ -56,6 +65,7 @@ pub(super) fn code(error: &Error) -> Code {
         | Error::Attach { .. }
         | Error::Mount { .. }
         | Error::Mkfs { .. }
+        | Error::Grow { .. }
         | Error::Freeze { .. } => Code::Internal,
     }
 }
@@ -63,6 +73,8 @@ pub(super) fn code(error: &Error) -> Code {
 fn of_io(kind: ErrorKind) -> Code {
     match kind {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Code::ResourceExhausted,
+        // Larger than the share's own filesystem lets a file be.
+        ErrorKind::FileTooLarge => Code::OutOfRange,
         // A share that lost its servers: it comes back, or is mounted again.
         ErrorKind::NotConnected | ErrorKind::StaleNetworkFileHandle | ErrorKind::TimedOut => {
             Code::Unavailable
@@ -81,6 +93,8 @@ impl From<Error> for Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::exec::ExecError;
+    use crate::host::mount::FsType;
     use crate::volume::{AgentError, NodeId, SnapshotId, VolumeId};
     use rstest::rstest;
     use std::io;
@@ -95,6 +109,10 @@ mod tests {
 
     fn text() -> String {
         "words".to_owned()
+    }
+
+    fn exec_error() -> ExecError {
+        ExecError::Timeout { program: text(), limit: std::time::Duration::from_secs(1), stderr: text() }
     }
 
     fn errno(code: i32) -> Error {
@@ -117,6 +135,11 @@ mod tests {
     #[case(Error::ImageInUse { file: "/x".into() }, Code::FailedPrecondition)]
     #[case(Error::DamagedRecord { volume: volume(), reason: text() }, Code::FailedPrecondition)]
     #[case(Error::NodeUnreachable { volume: volume(), node: node(), source: AgentError::Unreachable { reason: text() } }, Code::Unavailable)]
+    #[case(Error::NodeFailed { volume: volume(), node: node(), source: AgentError::Failed { reason: text() } }, Code::Internal)]
+    #[case(Error::NotStaged { volume: volume(), node: node() }, Code::NotFound)]
+    #[case(Error::Grow { source: GrowError::NotPermitted }, Code::FailedPrecondition)]
+    #[case(Error::Grow { source: GrowError::Check { device: "/x".into(), source: exec_error() } }, Code::FailedPrecondition)]
+    #[case(Error::Grow { source: GrowError::Superblock { device: "/x".into(), fs: FsType::Xfs } }, Code::Internal)]
     #[case(Error::NoRoom { needed: 2, free: 1 }, Code::ResourceExhausted)]
     #[case(Error::TooDeep { volume: volume(), depth: 9, limit: 8 }, Code::ResourceExhausted)]
     #[case(Error::NoShare, Code::Unavailable)]
@@ -124,6 +147,7 @@ mod tests {
     #[case(Error::Invalid { reason: text() }, Code::InvalidArgument)]
     #[case(errno(libc::ENOSPC), Code::ResourceExhausted)]
     #[case(errno(libc::EDQUOT), Code::ResourceExhausted)]
+    #[case(errno(libc::EFBIG), Code::OutOfRange)]
     #[case(errno(libc::ENOTCONN), Code::Unavailable)]
     #[case(errno(libc::ESTALE), Code::Unavailable)]
     #[case(errno(libc::EIO), Code::Internal)]

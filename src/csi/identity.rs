@@ -2,7 +2,8 @@
 
 use crate::rpc::csi::identity_server::Identity;
 use crate::rpc::csi::plugin_capability::service::Type as ServiceType;
-use crate::rpc::csi::plugin_capability::{Service, Type};
+use crate::rpc::csi::plugin_capability::volume_expansion::Type as ExpansionType;
+use crate::rpc::csi::plugin_capability::{Service, Type, VolumeExpansion};
 use crate::rpc::csi::{
     GetPluginCapabilitiesRequest, GetPluginCapabilitiesResponse, GetPluginInfoRequest, GetPluginInfoResponse,
     PluginCapability, ProbeRequest, ProbeResponse,
@@ -40,9 +41,11 @@ impl Identity for IdentityService {
         &self,
         _request: Request<GetPluginCapabilitiesRequest>,
     ) -> Result<Response<GetPluginCapabilitiesResponse>, Status> {
-        let service = Service { r#type: ServiceType::ControllerService.into() };
+        let service = Type::Service(Service { r#type: ServiceType::ControllerService.into() });
+        let expansion = Type::VolumeExpansion(VolumeExpansion { r#type: ExpansionType::Online.into() });
+        let capability = |of| PluginCapability { r#type: Some(of) };
         Ok(Response::new(GetPluginCapabilitiesResponse {
-            capabilities: vec![PluginCapability { r#type: Some(Type::Service(service)) }],
+            capabilities: [service, expansion].map(capability).into(),
         }))
     }
 

@@ -1,6 +1,7 @@
 //! Recording fakes of the host's effects, for unit tests of what stands on them.
 
 use super::device::DevNumber;
+use super::growfs::{GrowError, Grower};
 use super::loopdev::{LoopDevice, LoopDevices, LoopError, LoopOptions};
 use super::mkfs::{Content, Formatter, MkfsError};
 use super::mount::{FsType, MountError, MountInfo, Mounter};
@@ -111,9 +112,11 @@ impl LoopDevices for FakeHost {
         Ok(())
     }
 
-    fn refresh_size(&self, device: &LoopDevice) -> Result<(), LoopError> {
-        self.state().calls.push(format!("loop refresh {}", device.path.display()));
-        Ok(())
+    fn refresh_size(&self, device: &LoopDevice) -> Result<u64, LoopError> {
+        let mut state = self.state();
+        state.calls.push(format!("loop refresh {}", device.path.display()));
+        let file = state.loops.get(&device.path).cloned().unwrap_or_default();
+        Ok(std::fs::metadata(file).map(|meta| meta.len()).unwrap_or(0))
     }
 }
 
@@ -126,6 +129,28 @@ impl Formatter for FakeHost {
         let mut state = self.state();
         state.calls.push(format!("mkfs {fs} {} {} {force}", device.display(), options.join(" ")));
         state.contents.insert(device.to_path_buf(), Content::Filesystem(fs.name().to_owned()));
+        Ok(())
+    }
+}
+
+/// Every filesystem fills its device.
+impl Grower for FakeHost {
+    fn wants_growth(&self, _device: &Path, _fs: FsType) -> Result<bool, GrowError> {
+        Ok(false)
+    }
+
+    fn check(&self, device: &Path) -> Result<(), GrowError> {
+        self.state().calls.push(format!("e2fsck {}", device.display()));
+        Ok(())
+    }
+
+    fn grow_unmounted(&self, device: &Path) -> Result<(), GrowError> {
+        self.state().calls.push(format!("grow {}", device.display()));
+        Ok(())
+    }
+
+    fn grow_mounted(&self, device: &Path, mounted_at: &Path, fs: FsType) -> Result<(), GrowError> {
+        self.state().calls.push(format!("grow {} {} {fs}", device.display(), mounted_at.display()));
         Ok(())
     }
 }

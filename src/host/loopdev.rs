@@ -6,7 +6,7 @@
 //! once a mount holds the device open, so that it goes with the mount whatever happens to us.
 
 use linux_raw_sys::loop_device as sys;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 use rustix::ioctl::{IntegerSetter, NoArg, Setter, Updater, ioctl};
 use sha2::{Digest, Sha256};
@@ -98,8 +98,8 @@ pub trait LoopDevices: Send + Sync {
     fn find_by_backing(&self, file: &Path) -> Result<Vec<LoopDevice>, LoopError>;
     /// Releases every device on `file`. None there: success. Still open somewhere: `Busy`.
     fn detach(&self, file: &Path) -> Result<(), LoopError>;
-    /// Takes on the size that the backing file has now.
-    fn refresh_size(&self, device: &LoopDevice) -> Result<(), LoopError>;
+    /// Takes on the size that the backing file has now; answers the device's, in bytes.
+    fn refresh_size(&self, device: &LoopDevice) -> Result<u64, LoopError>;
 }
 
 /// The kernel's loop devices.
@@ -257,11 +257,13 @@ impl LoopDevices for KernelLoops {
         }
     }
 
-    fn refresh_size(&self, device: &LoopDevice) -> Result<(), LoopError> {
+    fn refresh_size(&self, device: &LoopDevice) -> Result<u64, LoopError> {
         let fd = open_node(&device.path, OFlags::RDONLY)?;
         // SAFETY: LOOP_SET_CAPACITY ignores its argument.
         unsafe { ioctl(&fd, IntegerSetter::<{ sys::LOOP_SET_CAPACITY }>::new_usize(0)) }
-            .context(KernelSnafu { what: "refresh the size of", device: &device.path })
+            .context(KernelSnafu { what: "refresh the size of", device: &device.path })?;
+        rustix::fs::seek(&fd, SeekFrom::End(0))
+            .context(KernelSnafu { what: "ask the size of", device: &device.path })
     }
 }
 

@@ -1,6 +1,7 @@
 //! Making filesystems, and telling a blank device from one that only looks blank.
 
 use super::exec::{self, ExecError};
+use super::growfs::Grower;
 use super::mount::FsType;
 use snafu::{ResultExt, Snafu, ensure};
 use std::fs::File;
@@ -63,15 +64,15 @@ pub enum MkfsError {
     },
 }
 
-/// What the rest of the driver asks of mkfs.
-pub trait Formatter: Send + Sync {
+/// What the rest of the driver asks of mkfs, and of the programs that grow what it made.
+pub trait Formatter: Grower {
     /// What the device carries.
     fn probe(&self, device: &Path) -> Result<Content, MkfsError>;
     /// Makes a filesystem. `force` goes over what a broken-off earlier try left.
     fn make(&self, device: &Path, fs: FsType, options: &[String], force: bool) -> Result<(), MkfsError>;
 }
 
-/// blkid, mkfs.ext4 and mkfs.xfs.
+/// blkid, mkfs.ext4 and mkfs.xfs; e2fsck, resize2fs and xfs_growfs.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LinuxFormatter;
 

@@ -6,6 +6,7 @@ pub mod exec;
 pub mod fake;
 pub mod freeze;
 pub mod fsio;
+pub mod growfs;
 pub mod loopdev;
 pub mod mkfs;
 pub mod mount;

@@ -5,6 +5,7 @@ mod format;
 pub mod header;
 pub mod lock;
 pub mod qemu_img;
+pub mod raw;
 mod read;
 
 pub use convert::Convert;

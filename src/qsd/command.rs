@@ -66,6 +66,12 @@ pub enum CommandError {
         /// Its id.
         id: String,
     },
+    /// There is no such node, or it is no disk.
+    #[snafu(display("the storage daemon tells no size of {node:?}"))]
+    NoSize {
+        /// The node.
+        node: String,
+    },
     /// An export's node is none that Strata added.
     #[snafu(display("the storage daemon's node {node:?} belongs to no image file"))]
     NoFile {
@@ -368,6 +374,12 @@ pub fn exports(client: &mut Client) -> Result<Vec<ExportInfo>> {
         })
     };
     list(&answer, command)?.iter().map(info).collect()
+}
+
+/// The size of a node's disk, in bytes.
+pub fn size_of(client: &mut Client, node: &str) -> Result<u64> {
+    let size = nodes(client)?.into_iter().find(|info| info.node_name == node).and_then(|info| info.size);
+    size.context(NoSizeSnafu { node })
 }
 
 /// Changes the size of a disk.

@@ -36,6 +36,30 @@ pub enum CutReport {
     NotOpen,
 }
 
+/// Makes the disk of a running image larger.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GrowOrder {
+    /// The share that holds the volume.
+    pub share: ShareKey,
+    /// The volume.
+    pub volume: VolumeId,
+    /// The attachment that is meant.
+    pub epoch: u64,
+    /// The file that takes the writes.
+    pub file: String,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// How a growth on a node ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GrowReport {
+    /// Image and device have at least that size.
+    Grown,
+    /// The node has no image of that volume and epoch open.
+    NotOpen,
+}
+
 /// What a node has open of a volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenImage {
@@ -65,6 +89,8 @@ pub enum AgentError {
 pub trait Agents: Send + Sync {
     /// Carries out a cut. Can be repeated.
     fn cut(&self, node: &NodeId, address: &str, order: &CutOrder) -> Result<CutReport, AgentError>;
+    /// Carries out a growth. Can be repeated.
+    fn grow(&self, node: &NodeId, address: &str, order: &GrowOrder) -> Result<GrowReport, AgentError>;
     /// What the node has open of that attachment.
     fn status(
         &self,

@@ -97,6 +97,7 @@ impl Locked<'_> {
         tag: SnapshotId,
         note: impl FnOnce(&mut Record, Frozen),
     ) -> Result<(), Error> {
+        self.measure()?;
         let frozen = self.record.active.expect("a volume that is ready has an active layer");
         self.room_for_another_layer(ParentLayer { volume: self.id(), layer: frozen })?;
         let file = self.fresh_file(format!("volume-{}.{tag}", self.id()));

@@ -5,6 +5,7 @@ use super::id::{NodeId, SnapshotId, VolumeId};
 use crate::attach::AttachError;
 use crate::host::freeze::FreezeError;
 use crate::host::fsio::FsError;
+use crate::host::growfs::GrowError;
 use crate::host::mkfs::MkfsError;
 use crate::host::mount::MountError;
 use crate::image::header::HeaderError;
@@ -58,6 +59,14 @@ pub enum Error {
     /// The node that has the volume open cannot be asked.
     #[snafu(display("node {node}, which has volume {volume} open, cannot be asked: {source}"))]
     NodeUnreachable { volume: VolumeId, node: NodeId, source: AgentError },
+    /// The node that has the volume open was asked, and failed.
+    #[snafu(display("node {node}, which has volume {volume} open, failed: {source}"))]
+    NodeFailed { volume: VolumeId, node: NodeId, source: AgentError },
+    /// A call on a volume that this node does not have staged, or not there.
+    #[snafu(display(
+        "volume {volume} is not staged at that path on node {node}: NodeStageVolume comes first"
+    ))]
+    NotStaged { volume: VolumeId, node: NodeId },
     /// A record that fails its checks. Never replaced by itself.
     #[snafu(display(
         "the record of volume {volume} is damaged: {reason}; nothing was changed; `strata volume check --repair` rebuilds it from the images"
@@ -121,6 +130,9 @@ pub enum Error {
     /// A filesystem could not be looked for or made.
     #[snafu(display("{source}"), context(false))]
     Mkfs { source: MkfsError },
+    /// A filesystem could not be grown.
+    #[snafu(display("{source}"), context(false))]
+    Grow { source: GrowError },
     /// A filesystem could not be frozen.
     #[snafu(display("{source}"), context(false))]
     Freeze { source: FreezeError },

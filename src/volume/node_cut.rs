@@ -44,6 +44,11 @@ impl Staging {
                 Some(node) => node,
                 None => command::add_overlay(&mut client, &overlay)?,
             };
+            // A growth that nobody waited for may have come between: a smaller overlay would cut the disk off.
+            let size = command::size_of(&mut client, &node)?;
+            if command::size_of(&mut client, &overlay)? < size {
+                command::resize(&mut client, &overlay, size)?;
+            }
             self.switch_frozen(&local, &mut client, &node, &overlay)
         })
     }
@@ -139,7 +144,7 @@ impl Staging {
     }
 
     /// The daemon of an attachment; None when this node does not have it open.
-    fn reach(&self, handle: &VolumeHandle, epoch: u64) -> Result<Option<(Local, Client)>, Error> {
+    pub(super) fn reach(&self, handle: &VolumeHandle, epoch: u64) -> Result<Option<(Local, Client)>, Error> {
         let Some(local) = self.local.load(handle)?.filter(|local| local.epoch == epoch) else {
             return Ok(None);
         };
@@ -151,7 +156,7 @@ impl Staging {
     }
 }
 
-fn active_file(client: &mut Client, volume: VolumeId) -> Result<String, Error> {
+pub(super) fn active_file(client: &mut Client, volume: VolumeId) -> Result<String, Error> {
     let path = command::active_file(client, EXPORT)?;
     let name = path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
     name.context(PreconditionSnafu {

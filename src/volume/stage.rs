@@ -245,11 +245,13 @@ impl Staging {
             }
             Access::Mount { fs, flags } => {
                 self.format(volume, &device.path, *fs, new)?;
+                self.grow_before_mount(volume, &device.path, *fs)?;
                 self.parts.mounter.mount(&device.path, &request.staging_path, *fs, flags)?;
                 reached(Step::StageMounted);
                 // From here on the mount holds the device: it goes with it, whatever becomes of us.
                 self.parts.backend.release_with_mount(&device)?;
                 self.no_longer_new(volumes, volume, new)?;
+                self.grow_after_mount(&device.path, &request.staging_path, *fs)?;
                 local.filesystem = Some(fs.name().to_owned());
             }
         }

@@ -71,6 +71,18 @@ steps! {
     StageFormatted = "stage-formatted",
     /// It is mounted; the record still says `new`.
     StageMounted = "stage-mounted",
+    /// The filesystem was found smaller than its device, and checked.
+    StageChecked = "stage-checked",
+    /// The filesystem fills its device; the volume is not staged yet.
+    StageGrown = "stage-grown",
+    /// The room for a fully allocated image is taken; the image has its old size.
+    GrowReserved = "grow-reserved",
+    /// On the node: the daemon's disk has its new size, the device the old one.
+    GrowDaemonResized = "grow-daemon-resized",
+    /// Image and device have their new size, the record the old one.
+    GrowResized = "grow-resized",
+    /// On the node: the device has its new size, the filesystem the old one.
+    ExpandRefreshed = "expand-refreshed",
     /// Unstaging: the mount is gone, the device is there.
     UnstageUnmounted = "unstage-unmounted",
     /// Unstaging: the device and the daemon are gone, the record says `opened`.

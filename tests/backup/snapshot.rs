@@ -12,8 +12,8 @@ use strata::gluster::{self, ShareKey, Source};
 use strata::image::{ChainReader, Format, ImageRef, ReadError};
 use strata::qsd::LocalDaemons;
 use strata::volume::{
-    AgentError, Agents, CreateVolume, CutOrder, CutReport, NodeId, OpenImage, Policy, Tools, VolumeId,
-    VolumeKind, Volumes,
+    AgentError, Agents, CreateVolume, CutOrder, CutReport, GrowOrder, GrowReport, NodeId, OpenImage, Policy,
+    Tools, VolumeId, VolumeKind, Volumes,
 };
 
 fn run(program: &Path, args: &[&str]) -> String {
@@ -34,6 +34,9 @@ struct Nobody;
 
 impl Agents for Nobody {
     fn cut(&self, node: &NodeId, _: &str, _: &CutOrder) -> Result<CutReport, AgentError> {
+        Err(AgentError::Unreachable { reason: node.to_string() })
+    }
+    fn grow(&self, node: &NodeId, _: &str, _: &GrowOrder) -> Result<GrowReport, AgentError> {
         Err(AgentError::Unreachable { reason: node.to_string() })
     }
     fn status(

@@ -5,6 +5,7 @@
 #[path = "../support/driver.rs"]
 #[allow(dead_code)]
 mod driver;
+mod growth;
 mod lifecycle;
 mod points;
 mod share;
@@ -50,6 +51,14 @@ fn scenarios(step: Step) -> &'static [(&'static str, Scenario)] {
         Step::StageFormatted | Step::StageMounted => {
             &[("ext4", lifecycle::stage_new), ("xfs", lifecycle::stage_new_xfs)]
         }
+        Step::StageChecked => &[("ext4", growth::stage_ext4)],
+        Step::StageGrown => &[("ext4", growth::stage_ext4), ("xfs", growth::stage_xfs)],
+        Step::GrowReserved => {
+            &[("detached, full", growth::detached_full), ("attached, full", growth::attached_full)]
+        }
+        Step::GrowDaemonResized => &[("attached", growth::attached)],
+        Step::GrowResized => &[("detached", growth::detached), ("attached", growth::attached)],
+        Step::ExpandRefreshed => &[("xfs", growth::mounted)],
         Step::UnstageUnmounted | Step::UnstageClosed => {
             &[("block", lifecycle::unstage_block), ("ext4", lifecycle::unstage_mounted)]
         }

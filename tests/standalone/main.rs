@@ -2,6 +2,7 @@
 
 mod calls;
 mod driver;
+mod growth;
 #[path = "../support/mod.rs"]
 mod support;
 

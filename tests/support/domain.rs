@@ -1,6 +1,7 @@
 //! The domain on real parts without gRPC: volumes of a directory share, one node, its storage daemons.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use strata::attach::FuseLoop;
 use strata::gluster::{self, Source};
@@ -14,12 +15,13 @@ use tempfile::TempDir;
 
 /// Calls the one node's [`Staging`] directly.
 #[derive(Default)]
-pub struct LocalAgent(OnceLock<Arc<Staging>>);
+pub struct LocalAgent(OnceLock<Arc<Staging>>, AtomicBool);
 
 impl LocalAgent {
     fn staging(&self) -> Result<&Staging, AgentError> {
         let none = || AgentError::Unreachable { reason: "the node is down".into() };
-        self.0.get().map(AsRef::as_ref).ok_or_else(none)
+        let up = !self.1.load(Ordering::SeqCst);
+        self.0.get().filter(|_| up).map(AsRef::as_ref).ok_or_else(none)
     }
 }
 
@@ -30,6 +32,9 @@ fn failed(error: Error) -> AgentError {
 impl Agents for LocalAgent {
     fn cut(&self, _: &NodeId, _: &str, order: &CutOrder) -> Result<CutReport, AgentError> {
         self.staging()?.cut(order).map_err(failed)
+    }
+    fn grow(&self, _: &NodeId, _: &str, order: &GrowOrder) -> Result<GrowReport, AgentError> {
+        self.staging()?.grow(order).map_err(failed)
     }
     fn status(
         &self,
@@ -58,6 +63,8 @@ pub struct Domain {
     pub staging: Arc<Staging>,
     pub daemons: Arc<LocalDaemons>,
     pub node: NodeId,
+    agent: Arc<LocalAgent>,
+    _share_guard: Box<dyn std::any::Any + Send + Sync>,
     pub dir: TempDir,
 }
 
@@ -67,10 +74,16 @@ impl Domain {
     }
 
     pub fn with(policy: Policy) -> Domain {
+        Domain::on(policy, |_| ())
+    }
+
+    /// On a share whose empty folder the caller makes ready; what that answers goes when all is closed.
+    pub fn on<G: Send + Sync + 'static>(policy: Policy, prepare: impl FnOnce(&Path) -> G) -> Domain {
         super::need_root();
         let dir = super::scratch();
         let share = dir.path().join("share");
         std::fs::create_dir(&share).unwrap();
+        let share_guard = Box::new(prepare(&share));
         let (share, _) = gluster::open(&Source::Dir(share), &[], dir.path()).unwrap();
         let daemons = Arc::new(LocalDaemons::new(super::qemu_storage_daemon(), dir.path().join("daemons")));
         let agent = Arc::new(LocalAgent::default());
@@ -88,7 +101,12 @@ impl Domain {
         }));
         assert!(agent.0.set(staging.clone()).is_ok());
         volumes.register_node(&NodeRecord::now(node.clone(), "local".into())).unwrap();
-        Domain { volumes, staging, daemons, node, dir }
+        Domain { volumes, staging, daemons, node, agent, _share_guard: share_guard, dir }
+    }
+
+    /// From now on the node's agent does not answer, or does again.
+    pub fn unplug_agent(&self, away: bool) {
+        self.agent.1.store(away, Ordering::SeqCst);
     }
 
     /// Another share beside the first one.

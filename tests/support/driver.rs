@@ -267,6 +267,35 @@ impl Driver {
         .map(drop)
     }
 
+    /// Answers the capacity.
+    pub fn expand(&self, volume_id: &str, bytes: u64) -> Result<u64, Status> {
+        let request = ControllerExpandVolumeRequest {
+            volume_id: volume_id.to_owned(),
+            capacity_range: Some(CapacityRange { required_bytes: bytes as i64, limit_bytes: 0 }),
+            ..Default::default()
+        };
+        let answer = self.call("ControllerExpandVolume", |channel| {
+            let request = request.clone();
+            async move { ControllerClient::new(channel).controller_expand_volume(request).await }
+        })?;
+        Ok(answer.capacity_bytes as u64)
+    }
+
+    /// Answers the size of the device.
+    pub fn node_expand(&self, volume_id: &str, path: &Path, bytes: u64) -> Result<u64, Status> {
+        let request = NodeExpandVolumeRequest {
+            volume_id: volume_id.to_owned(),
+            volume_path: text(path),
+            capacity_range: Some(CapacityRange { required_bytes: bytes as i64, limit_bytes: 0 }),
+            ..Default::default()
+        };
+        let answer = self.call("NodeExpandVolume", |channel| {
+            let request = request.clone();
+            async move { NodeClient::new(channel).node_expand_volume(request).await }
+        })?;
+        Ok(answer.capacity_bytes as u64)
+    }
+
     pub fn snapshot(&self, volume_id: &str, name: &str) -> Result<Snapshot, Status> {
         let request = CreateSnapshotRequest {
             source_volume_id: volume_id.to_owned(),

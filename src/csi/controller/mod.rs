@@ -1,6 +1,7 @@
 //! The Controller service: one method for each RPC, which the files of this folder hold group by group.
 
 mod attach;
+mod expand;
 mod snapshots;
 mod volumes;
 
@@ -21,6 +22,7 @@ const CAPABILITIES: &[RpcType] = &[
     RpcType::ListSnapshots,
     RpcType::CloneVolume,
     RpcType::SingleNodeMultiWriter,
+    RpcType::ExpandVolume,
 ];
 
 /// Provisioning, attaching and snapshots.
@@ -134,9 +136,9 @@ impl Controller for ControllerService {
 
     async fn controller_expand_volume(
         &self,
-        _request: Request<ControllerExpandVolumeRequest>,
+        request: Request<ControllerExpandVolumeRequest>,
     ) -> Result<Response<ControllerExpandVolumeResponse>, Status> {
-        unimplemented("ControllerExpandVolume")
+        expand::expand(self, request).await
     }
 
     async fn controller_get_volume(

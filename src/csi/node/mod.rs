@@ -1,5 +1,6 @@
 //! The Node service: one method for each RPC, which the files of this folder hold group by group.
 
+mod expand;
 mod publish;
 mod stage;
 #[cfg(test)]
@@ -18,7 +19,8 @@ use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 /// What the kubelet may use. The others answer UNIMPLEMENTED.
-const CAPABILITIES: &[RpcType] = &[RpcType::StageUnstageVolume, RpcType::SingleNodeMultiWriter];
+const CAPABILITIES: &[RpcType] =
+    &[RpcType::StageUnstageVolume, RpcType::ExpandVolume, RpcType::SingleNodeMultiWriter];
 
 /// What a node plugin is made of.
 #[derive(Clone)]
@@ -137,8 +139,8 @@ impl Node for NodeService {
 
     async fn node_expand_volume(
         &self,
-        _request: Request<NodeExpandVolumeRequest>,
+        request: Request<NodeExpandVolumeRequest>,
     ) -> Result<Response<NodeExpandVolumeResponse>, Status> {
-        Err(Status::unimplemented("NodeExpandVolume is not offered; see NodeGetCapabilities"))
+        expand::expand(self, request).await
     }
 }
