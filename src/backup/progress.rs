@@ -36,11 +36,13 @@ impl Progress {
         }
     }
 
-    pub(super) fn set_total(&self, bytes: u64) {
+    /// How much there is to do.
+    pub fn set_total(&self, bytes: u64) {
         self.0.total.store(bytes, Ordering::Relaxed);
     }
 
-    pub(super) fn add_done(&self, bytes: u64) {
+    /// More of it is done.
+    pub fn add_done(&self, bytes: u64) {
         self.0.done.fetch_add(bytes, Ordering::Relaxed);
     }
 
@@ -76,8 +78,13 @@ impl Cancel {
         Canceller::new().1
     }
 
+    /// Whether it was asked for.
+    pub fn is_asked(&self) -> bool {
+        *self.0.borrow()
+    }
+
     /// An error once it was asked for: looked at before every chunk (B9).
     pub(super) fn check(&self) -> Result<(), super::BackupError> {
-        if *self.0.borrow() { Err(super::BackupError::Cancelled) } else { Ok(()) }
+        if self.is_asked() { Err(super::BackupError::Cancelled) } else { Ok(()) }
     }
 }

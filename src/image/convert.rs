@@ -17,12 +17,14 @@ const PLAIN: &str = "compat=1.1,compression_type=zlib,extended_l2=off,lazy_refco
 pub struct Convert<'a> {
     /// What is read, top first.
     pub chain: &'a [ImageRef],
-    /// The file that is written. It is there, empty, so that its mode is the caller's choice.
+    /// The file that is written. It is there, so that its mode is the caller's choice.
     pub to: &'a Path,
     /// Its format.
     pub format: Format,
     /// With compressed clusters, qcow2 only.
     pub compress: bool,
+    /// The file is an image already, at least as large as what is copied, that reads as zeros.
+    pub made: bool,
 }
 
 impl QemuImg {
@@ -35,7 +37,9 @@ impl QemuImg {
         let mut command = self.command("convert");
         // The default, unsafe, would leave the copy in the page cache when qemu-img ends.
         command.args(["-p", "-t", "writeback", "-O", convert.format.driver()]);
-        if convert.format == Format::Qcow2 {
+        if convert.made {
+            command.args(["-n", "--target-is-zero"]);
+        } else if convert.format == Format::Qcow2 {
             command.args(["-o", PLAIN]);
         }
         if convert.compress {

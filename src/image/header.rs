@@ -40,6 +40,8 @@ pub struct Header {
     pub backing_format: Option<String>,
     /// The data is, or may be, in another file.
     pub external_data: bool,
+    /// The clusters are encrypted.
+    pub encrypted: bool,
     /// Reference counts may be stale (lazy refcounts).
     pub dirty: bool,
     /// QEMU has seen damage.
@@ -159,6 +161,7 @@ fn parse(bytes: &[u8]) -> Result<Header, &'static str> {
         backing_file,
         backing_format,
         external_data: data_file || features & DATA_FILE != 0,
+        encrypted: be32(bytes, 32).ok_or(short)? != 0,
         dirty: features & DIRTY != 0,
         corrupt: features & CORRUPT != 0,
         unknown_features: features & !KNOWN,

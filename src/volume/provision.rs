@@ -124,6 +124,7 @@ impl Volumes {
         record.incarnation = fresh.incarnation;
         record.kind = request.kind;
         record.parameters = request.parameters.clone();
+        record.imported = None;
         record.capacity = capacity;
         record.created_at = fresh.created_at;
         record.state = State::Creating;
@@ -166,20 +167,37 @@ impl Volumes {
 
     /// Makes an image under a temporary name and gives it its own when it is complete and on disk.
     pub(super) fn make_image(&self, locked: &Locked<'_>, file: &str, create: &Create) -> Result<(), Error> {
+        self.make_filled(locked, file, create, |_| Ok(()))
+    }
+
+    /// The same; `fill` writes to it before it is complete.
+    pub(super) fn make_filled(
+        &self,
+        locked: &Locked<'_>,
+        file: &str,
+        create: &Create,
+        fill: impl FnOnce(&Path) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let path = locked.image(file);
         let temporary = locked.image(&format!(".{file}.tmp"));
         remove_file(&temporary)?;
         let limit = if create.preallocation == Preallocation::Full { FULL_ALLOCATION } else { QUICK };
         let made = QemuImg::new(self.tools.qemu_img.clone()).create(&temporary, create, limit);
-        if let Err(error) = made {
+        let private = std::fs::Permissions::from_mode(0o600);
+        let filled = made
+            .context(QemuImgSnafu)
+            .and_then(|()| {
+                std::fs::set_permissions(&temporary, private)
+                    .map_err(Error::io("set the mode of", &temporary))
+            })
+            .and_then(|()| fill(&temporary));
+        if let Err(error) = filled {
             remove_file(&temporary)?;
             if error.to_string().contains("No space left on device") {
                 return NoRoomSnafu { needed: create.size, free: self.room()?.free }.fail();
             }
-            return Err(error).context(QemuImgSnafu);
+            return Err(error);
         }
-        let private = std::fs::Permissions::from_mode(0o600);
-        std::fs::set_permissions(&temporary, private).map_err(Error::io("set the mode of", &temporary))?;
         std::fs::File::open(&temporary)
             .and_then(|file| file.sync_all())
             .map_err(Error::io("sync", &temporary))?;
@@ -228,7 +246,7 @@ impl Volumes {
 }
 
 /// The record with which a volume's life begins.
-fn begin(id: VolumeId, request: &CreateVolume) -> Record {
+pub(super) fn begin(id: VolumeId, request: &CreateVolume) -> Record {
     Record {
         generation: 0,
         id,
@@ -250,6 +268,7 @@ fn begin(id: VolumeId, request: &CreateVolume) -> Record {
         intent: None,
         merge: None,
         trash: Vec::new(),
+        imported: None,
     }
 }
 
@@ -257,11 +276,7 @@ fn begin(id: VolumeId, request: &CreateVolume) -> Record {
 fn capacity(request: &CreateVolume, source: Option<u64>) -> Result<u64, Error> {
     let wanted = request.required.or(request.limit.map(|limit| limit.min(GIB))).unwrap_or(0);
     let wanted = wanted.max(source.unwrap_or(0)).max(1);
-    let too_large =
-        || Error::OutOfRange { reason: format!("{wanted} bytes are more than an image can have") };
-    // qcow2 with 64 KiB clusters ends at 2 EiB; nothing sensible comes near.
-    let rounded =
-        wanted.checked_next_multiple_of(GIB).filter(|size| *size <= 1 << 60).ok_or_else(too_large)?;
+    let rounded = whole_gib(wanted)?;
     if let Some(size) = source
         && let Some(required) = request.required
         && required < size
@@ -278,10 +293,21 @@ fn capacity(request: &CreateVolume, source: Option<u64>) -> Result<u64, Error> {
     Ok(rounded)
 }
 
+/// The next whole number of GiB.
+pub(super) fn whole_gib(wanted: u64) -> Result<u64, Error> {
+    let too_large =
+        || Error::OutOfRange { reason: format!("{wanted} bytes are more than an image can have") };
+    // qcow2 with 64 KiB clusters ends at 2 EiB; nothing sensible comes near.
+    wanted.checked_next_multiple_of(GIB).filter(|size| *size <= 1 << 60).ok_or_else(too_large)
+}
+
 /// Whether an existing volume is what a request asks for.
 fn same_volume(record: &Record, request: &CreateVolume) -> Result<(), Error> {
     let name = request.name.clone();
     let taken = |difference: String| NameTakenSnafu { name, difference }.fail();
+    if record.imported.is_some() {
+        return taken("it is imported from a file".to_owned());
+    }
     let wanted = request.required.map(|_| capacity(request, None)).transpose()?;
     let limited = request.limit.is_none_or(|limit| record.capacity <= limit);
     if !limited || wanted.is_some_and(|wanted| wanted != record.capacity) {

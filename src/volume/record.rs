@@ -62,6 +62,21 @@ pub struct Record {
     pub merge: Option<Merge>,
     /// Files that no layer uses any more and that are still to be unlinked.
     pub trash: Vec<String>,
+    /// What an imported volume was filled from: tells a repeated import from another one of the same name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub imported: Option<Imported>,
+}
+
+/// A file that became a volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Imported {
+    /// Of the file's bytes.
+    pub sha256: String,
+    /// The file's length.
+    pub bytes: u64,
+    /// As it was said to be.
+    pub format: Format,
 }
 
 /// Where a volume is in its life.

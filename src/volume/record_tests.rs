@@ -54,6 +54,7 @@ pub(crate) fn sample() -> Record {
         }),
         merge: None,
         trash: vec![],
+        imported: None,
     }
 }
 

@@ -33,6 +33,12 @@ steps! {
     CreateImageMade = "create-image-made",
     /// A clone is named as a child of its source; it has no record.
     CloneAnnounced = "clone-announced",
+    /// An import's record says `creating`; nothing was copied.
+    ImportRecorded = "import-recorded",
+    /// The copied base has its final name; there is no overlay on it.
+    ImportCopied = "import-copied",
+    /// Both images are there; the record does not say `ready`.
+    ImportOverlaid = "import-overlaid",
     /// The cut is journaled; there is no overlay.
     CutIntended = "cut-intended",
     /// The overlay has its final name; nothing writes to it.

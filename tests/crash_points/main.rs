@@ -6,6 +6,7 @@
 #[allow(dead_code)]
 mod driver;
 mod growth;
+mod imports;
 mod lifecycle;
 mod points;
 mod share;
@@ -27,6 +28,9 @@ fn scenarios(step: Step) -> &'static [(&'static str, Scenario)] {
     match step {
         Step::CreateRecorded | Step::CreateImageMade => {
             &[("new volume", lifecycle::create), ("clone", lifecycle::clone)]
+        }
+        Step::ImportRecorded | Step::ImportCopied | Step::ImportOverlaid => {
+            &[("same file", imports::import), ("another file", imports::import_another)]
         }
         Step::CloneAnnounced => &[("clone", lifecycle::clone)],
         Step::CutIntended | Step::CutOverlayMade | Step::CutReported | Step::CutRecorded => {

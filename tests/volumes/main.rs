@@ -4,6 +4,7 @@
 #[allow(dead_code)]
 mod driver;
 mod export;
+mod import;
 mod look;
 #[path = "../backup/s3_server.rs"]
 mod s3_server;

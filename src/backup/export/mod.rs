@@ -129,6 +129,7 @@ impl Export {
                     to: staged.path(),
                     format: self.format,
                     compress: self.compress,
+                    made: false,
                 };
                 let mut done = 0;
                 let converted = QemuImg::new(self.qemu_img.clone()).convert_watched(&convert, &mut |part| {

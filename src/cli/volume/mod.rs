@@ -2,7 +2,9 @@
 
 mod check;
 mod export;
+mod import;
 mod list;
+mod manifest;
 mod show;
 
 use super::backup::OpenShare;
@@ -30,10 +32,12 @@ enum Verb {
     Check(check::CheckArgs),
     /// Write a volume, attached or not, or a snapshot into one flat file or object.
     Export(export::ExportArgs),
+    /// Make a volume from a file.
+    Import(import::ImportArgs),
 }
 
 /// Which share, and the shape of the answer.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 struct ShareArgs {
     /// The share: HOST:/VOLUME or dir:/PATH.
     #[arg(long, value_name = "SOURCE")]
@@ -50,6 +54,7 @@ pub fn run(args: &VolumeArgs) -> ExitCode {
         Verb::Show(args) => args.run(),
         Verb::Check(args) => args.run(),
         Verb::Export(args) => args.run(),
+        Verb::Import(args) => args.run(),
     }
 }
 
