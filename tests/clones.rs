@@ -127,7 +127,7 @@ fn a_clone_may_be_larger_and_not_smaller() {
 /// A chain at its limit: the call is refused and says what to do; nothing is begun.
 #[test]
 fn a_chain_has_a_limit() {
-    let domain = Domain::with(Policy { soft_depth: 3, hard_depth: 4, merge_speed: 0 });
+    let domain = Domain::with(Policy { soft_depth: 3, hard_depth: 4, ..Policy::default() });
     let volume = domain.create("pvc", VolumeKind::Qcow2);
     for name in ["one", "two", "three"] {
         domain.volumes.snapshot(volume, name).unwrap();

@@ -46,7 +46,7 @@ pub(super) fn code(error: &Error) -> Code {
         Error::Grow { source: GrowError::NotPermitted } => Code::FailedPrecondition,
         // Repairing it takes a person's answers.
         Error::Grow { source: GrowError::Check { .. } } => Code::FailedPrecondition,
-        Error::NoRoom { .. } | Error::TooDeep { .. } => Code::ResourceExhausted,
+        Error::NoRoom { .. } | Error::Full { .. } | Error::TooDeep { .. } => Code::ResourceExhausted,
         Error::NoShare => Code::Unavailable,
         Error::OutOfRange { .. } => Code::OutOfRange,
         Error::Invalid { .. } => Code::InvalidArgument,
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
     use crate::host::exec::ExecError;
     use crate::host::mount::FsType;
-    use crate::volume::{AgentError, NodeId, SnapshotId, VolumeId};
+    use crate::volume::{AgentError, Capacity, NodeId, Policy, SnapshotId, VolumeId};
     use rstest::rstest;
     use std::io;
 
@@ -142,6 +142,7 @@ mod tests {
     #[case(Error::Grow { source: GrowError::Superblock { device: "/x".into(), fs: FsType::Xfs } }, Code::Internal)]
     #[case(Error::NoRoom { needed: 2, free: 1 }, Code::ResourceExhausted)]
     #[case(Error::TooDeep { volume: volume(), depth: 9, limit: 8 }, Code::ResourceExhausted)]
+    #[case(Error::Full { needed: 2, capacity: Capacity::new(1, 1, 1, &Policy::default()) }, Code::ResourceExhausted)]
     #[case(Error::NoShare, Code::Unavailable)]
     #[case(Error::OutOfRange { reason: text() }, Code::OutOfRange)]
     #[case(Error::Invalid { reason: text() }, Code::InvalidArgument)]

@@ -2,6 +2,7 @@
 
 mod call;
 mod capability;
+mod capacity;
 mod code;
 mod controller;
 mod identity;
@@ -13,6 +14,7 @@ mod request;
 mod shares;
 mod snapshot_list;
 mod tidy;
+mod volume_list;
 mod wire;
 
 pub use call::Caller;

@@ -2,13 +2,11 @@
 
 use super::shares::Shares;
 use crate::gluster::ShareKey;
-use crate::volume::{Error, Room, VolumeId, VolumeKind, Volumes};
+use crate::volume::{Capacity, Error, VolumeId, VolumeKind, Volumes};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tonic::Status;
 
-/// Of a thinly made volume, what its first metadata and writes take.
-const THIN_START: u64 = 64 << 20;
 /// A sidecar gives up or has its answer long before so many other volumes were asked for.
 const REMEMBERED: usize = 4096;
 
@@ -127,28 +125,45 @@ impl Shares {
         }
     }
 
+    /// Of the shares that such a volume fits on, the one with the most free space.
     fn roomiest(&self, kind: VolumeKind, size: u64) -> Result<Volumes, Status> {
-        let mut roomiest: Option<(u64, Volumes)> = None;
-        for volumes in self.open() {
-            let Room { free, .. } = volumes.room()?;
-            if roomiest.as_ref().is_none_or(|(most, _)| free > *most) {
-                roomiest = Some((free, volumes));
+        let open = self.some_open()?;
+        let fitting = |look: fn(&Volumes) -> Result<Capacity, Error>| -> Result<_, Status> {
+            let mut looked = Vec::new();
+            for volumes in &open {
+                looked.push((look(volumes)?, volumes));
             }
-        }
-        let Some((free, volumes)) = roomiest else {
+            looked.sort_by_key(|(capacity, _)| std::cmp::Reverse(capacity.free));
+            let fits = looked.iter().find(|(capacity, _)| capacity.available(kind) >= size);
+            fits.map(|(_, volumes)| (*volumes).clone()).ok_or_else(|| {
+                let figures = looked
+                    .iter()
+                    .map(|(capacity, volumes)| format!("{}: {capacity}", volumes.share().source));
+                let figures: Vec<String> = figures.collect();
+                Status::resource_exhausted(format!(
+                    "no share has room for {size} bytes ({})",
+                    figures.join("; ")
+                ))
+            })
+        };
+        // What is remembered may be of before a deletion elsewhere.
+        fitting(Volumes::capacity).or_else(|_| fitting(Volumes::capacity_now))
+    }
+
+    /// The open shares; an error if there is none.
+    pub(super) fn some_open(&self) -> Result<Vec<Volumes>, Status> {
+        let open = self.open();
+        if open.is_empty() {
             return Err(match self.missing() {
                 Some(missing) => Status::unavailable(format!("no share is mounted ({missing})")),
                 None => Error::NoShare.into(),
             });
-        };
-        let needed = if kind == VolumeKind::RawFull { size } else { THIN_START };
-        if free < needed {
-            return Err(Error::NoRoom { needed, free }.into());
         }
-        Ok(volumes)
+        Ok(open)
     }
 
-    fn named(&self, wanted: &str) -> Result<Volumes, Status> {
+    /// The share that a class names.
+    pub(super) fn named(&self, wanted: &str) -> Result<Volumes, Status> {
         if let Some(volumes) = self.open().into_iter().find(|volumes| is_called(volumes, wanted)) {
             return Ok(volumes);
         }

@@ -33,7 +33,7 @@ pub struct Shares {
 
 /// What became of one source.
 enum Slot {
-    Open(Volumes),
+    Open(Box<Volumes>),
     Failed(String),
 }
 
@@ -82,7 +82,7 @@ impl Shares {
                 if known.share().key == share.key && known.share().root == share.root => {}
             (Ok(share), _) => {
                 tracing::info!(share = name, key = %share.key, "share is open");
-                state.insert(name, Slot::Open(Volumes::new(share, self.tools.clone())));
+                state.insert(name, Slot::Open(Box::new(Volumes::new(share, self.tools.clone()))));
             }
             (Err(reason), known) => {
                 if !matches!(known, Some(Slot::Failed(before)) if *before == reason) {
@@ -96,7 +96,7 @@ impl Shares {
     /// The open share of one source.
     pub fn open_one(&self, spec: &ShareSpec) -> Option<Volumes> {
         match self.state().get(&spec.source.to_string()) {
-            Some(Slot::Open(volumes)) => Some(volumes.clone()),
+            Some(Slot::Open(volumes)) => Some(Volumes::clone(volumes)),
             _ => None,
         }
     }
@@ -113,7 +113,7 @@ impl Shares {
         let mut by_key = BTreeMap::new();
         for slot in self.state().values() {
             if let Slot::Open(volumes) = slot {
-                by_key.entry(volumes.share().key.clone()).or_insert_with(|| volumes.clone());
+                by_key.entry(volumes.share().key.clone()).or_insert_with(|| Volumes::clone(volumes));
             }
         }
         by_key.into_values().collect()

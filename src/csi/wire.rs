@@ -1,8 +1,8 @@
 //! What the domain tells, as CSI has it.
 
 use crate::rpc::csi::volume_content_source::{SnapshotSource, Type as SourceType, VolumeSource};
-use crate::rpc::csi::{Snapshot, Volume, VolumeContentSource};
-use crate::volume::{SnapshotView, VolumeSource as Source, VolumeView};
+use crate::rpc::csi::{Snapshot, Volume, VolumeCondition, VolumeContentSource};
+use crate::volume::{Health, SnapshotView, VolumeSource as Source, VolumeView};
 use std::collections::HashMap;
 
 /// A volume; its topology is wherever the shares are.
@@ -38,4 +38,14 @@ pub(super) fn snapshot(view: &SnapshotView) -> Snapshot {
         ready_to_use: true,
         group_snapshot_id: String::new(),
     }
+}
+
+/// Where a volume is published.
+pub(super) fn nodes(view: &VolumeView) -> Vec<String> {
+    view.nodes.iter().map(ToString::to_string).collect()
+}
+
+/// How a volume is, the reason's name first.
+pub(super) fn condition(health: &Health) -> VolumeCondition {
+    VolumeCondition { abnormal: *health != Health::Sound, message: health.to_string() }
 }

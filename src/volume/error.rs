@@ -2,6 +2,7 @@
 
 use super::agents::AgentError;
 use super::id::{NodeId, SnapshotId, VolumeId};
+use super::room::Capacity;
 use crate::attach::AttachError;
 use crate::host::freeze::FreezeError;
 use crate::host::fsio::FsError;
@@ -80,6 +81,11 @@ pub enum Error {
     /// No share with enough room.
     #[snafu(display("no share has {needed} bytes of room; the roomiest has {free}"))]
     NoRoom { needed: u64, free: u64 },
+    /// More than the share can hold, or may promise.
+    #[snafu(display(
+        "{needed} bytes are asked for, and the share has no such room: {capacity} (see --oversubscription and --reserve)"
+    ))]
+    Full { needed: u64, capacity: Capacity },
     /// No share at all.
     #[snafu(display("no share is mounted"))]
     NoShare,

@@ -9,10 +9,20 @@ pub struct Policy {
     pub hard_depth: usize,
     /// Bytes per second that a merge may copy; 0 is unlimited.
     pub merge_speed: u64,
+    /// What the capacities of a share's volumes may come to, in percent of its size.
+    pub oversubscription_percent: u64,
+    /// Of a share's size, what new volumes leave free, so that snapshots and those that are there can grow.
+    pub reserve_percent: u64,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Policy { soft_depth: 32, hard_depth: 128, merge_speed: 0 }
+        Policy {
+            soft_depth: 32,
+            hard_depth: 128,
+            merge_speed: 0,
+            oversubscription_percent: 2000,
+            reserve_percent: 5,
+        }
     }
 }

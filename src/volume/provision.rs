@@ -43,6 +43,8 @@ impl Volumes {
             same_volume(&record, request)?;
             return Ok(self.view(&record));
         }
+        // Before the locks: it may read every record of the share.
+        self.provisioned()?;
         // Held until the clone's record names its parent: nobody merges or unlinks that layer in between.
         let _graph = request.source.as_ref().map(|_| self.graph(Mode::Shared, id)).transpose()?;
         let mut locked = self.lock_or_begin(id, || begin(id, request))?;
@@ -109,9 +111,8 @@ impl Volumes {
         origin: Option<&Origin>,
     ) -> Result<(), Error> {
         let id = locked.id();
-        let room = self.room()?;
-        let needed = if request.kind == VolumeKind::RawFull && origin.is_none() { capacity } else { 0 };
-        ensure!(room.free > needed, NoRoomSnafu { needed, free: room.free });
+        let written = if request.kind == VolumeKind::RawFull && origin.is_none() { capacity } else { 0 };
+        self.claim_room(id, capacity, written)?;
         make_folder(&self.layout.volume(id))?;
         // A new life that stands on a snapshot of the former one has no need to be announced to itself.
         if let Some(origin) = origin.filter(|origin| origin.layer.volume != id) {
@@ -238,6 +239,7 @@ impl Volumes {
         locked.record.state = State::Deleted;
         locked.record.active = None;
         locked.commit()?;
+        self.index.forget(id);
         reached(Step::VolumeMarkedDeleted);
         locked.write_info()?;
         drop(locked);

@@ -183,3 +183,10 @@ pub(super) fn remove_file(path: &Path) -> Result<(), Error> {
         _ => Ok(()),
     }
 }
+
+/// Whether a file could not be read because the whole share is away: then nothing is known of the others, either.
+pub(super) fn lost_share(error: &Error) -> bool {
+    use io::ErrorKind::{HostUnreachable, NotConnected, StaleNetworkFileHandle, TimedOut};
+    let away = [NotConnected, StaleNetworkFileHandle, TimedOut, HostUnreachable];
+    matches!(error, Error::Io { source, .. } if away.contains(&source.kind()))
+}

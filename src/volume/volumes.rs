@@ -3,6 +3,7 @@
 use super::agents::Agents;
 use super::error::Error;
 use super::id::{NodeId, SnapshotHandle, SnapshotId, VolumeHandle, VolumeId};
+use super::index::Index;
 use super::layout::Layout;
 use super::nodes::{self, NodeRecord};
 use super::policy::Policy;
@@ -39,13 +40,14 @@ pub struct Volumes {
     pub(super) layout: Layout,
     pub(super) tools: Tools,
     pub(super) lock_wait: Duration,
+    pub(super) index: Index,
 }
 
 impl Volumes {
     /// The volumes of an opened share.
     pub fn new(share: Share, tools: Tools) -> Self {
         let layout = Layout::new(&share.root);
-        Volumes { share, layout, tools, lock_wait: LOCK_WAIT }
+        Volumes { share, layout, tools, lock_wait: LOCK_WAIT, index: Index::default() }
     }
 
     /// The share.

@@ -9,5 +9,7 @@ mod driver;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod capacity;
+mod listing;
 mod publishing;
 mod requests;

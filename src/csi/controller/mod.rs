@@ -2,6 +2,7 @@
 
 mod attach;
 mod expand;
+mod inventory;
 mod snapshots;
 mod volumes;
 
@@ -23,6 +24,12 @@ const CAPABILITIES: &[RpcType] = &[
     RpcType::CloneVolume,
     RpcType::SingleNodeMultiWriter,
     RpcType::ExpandVolume,
+    RpcType::ListVolumes,
+    RpcType::ListVolumesPublishedNodes,
+    RpcType::GetVolume,
+    RpcType::GetSnapshot,
+    RpcType::GetCapacity,
+    RpcType::VolumeCondition,
 ];
 
 /// Provisioning, attaching and snapshots.
@@ -115,23 +122,23 @@ impl Controller for ControllerService {
 
     async fn list_volumes(
         &self,
-        _request: Request<ListVolumesRequest>,
+        request: Request<ListVolumesRequest>,
     ) -> Result<Response<ListVolumesResponse>, Status> {
-        unimplemented("ListVolumes")
+        inventory::list(self, request).await
     }
 
     async fn get_capacity(
         &self,
-        _request: Request<GetCapacityRequest>,
+        request: Request<GetCapacityRequest>,
     ) -> Result<Response<GetCapacityResponse>, Status> {
-        unimplemented("GetCapacity")
+        inventory::capacity(self, request).await
     }
 
     async fn get_snapshot(
         &self,
-        _request: Request<GetSnapshotRequest>,
+        request: Request<GetSnapshotRequest>,
     ) -> Result<Response<GetSnapshotResponse>, Status> {
-        unimplemented("GetSnapshot")
+        snapshots::get(self, request).await
     }
 
     async fn controller_expand_volume(
@@ -143,9 +150,9 @@ impl Controller for ControllerService {
 
     async fn controller_get_volume(
         &self,
-        _request: Request<ControllerGetVolumeRequest>,
+        request: Request<ControllerGetVolumeRequest>,
     ) -> Result<Response<ControllerGetVolumeResponse>, Status> {
-        unimplemented("ControllerGetVolume")
+        inventory::get(self, request).await
     }
 
     async fn controller_modify_volume(

@@ -6,7 +6,7 @@ use crate::csi::request::{name, required, volume_handle};
 use crate::csi::snapshot_list::Listing;
 use crate::csi::{params, wire};
 use crate::rpc::csi::*;
-use crate::volume::SnapshotHandle;
+use crate::volume::{Error, SnapshotHandle};
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
@@ -65,4 +65,25 @@ pub(super) async fn list(
     let call = Call { method: "ListSnapshots", key: &key, patience: Patience::Long };
     let shares = Arc::clone(&service.shares);
     service.caller.run(call, &metadata, move || listing.run(&shares)).await
+}
+
+pub(super) async fn get(
+    service: &ControllerService,
+    request: Request<GetSnapshotRequest>,
+) -> Result<Response<GetSnapshotResponse>, Status> {
+    let (metadata, _, request) = request.into_parts();
+    let handle = required(&request.snapshot_id, "snapshot_id")?.parse::<SnapshotHandle>();
+    let handle = handle.map_err(|error| Status::not_found(error.to_string()))?;
+    let key = format!("look {}", uuid::Uuid::new_v4());
+    let call = Call { method: "GetSnapshot", key: &key, patience: Patience::Short };
+    let shares = Arc::clone(&service.shares);
+    service
+        .caller
+        .run(call, &metadata, move || {
+            let found = shares.get(&handle.share)?.get_snapshot(handle.volume, handle.snapshot)?;
+            let view =
+                found.ok_or(Error::SnapshotNotFound { volume: handle.volume, snapshot: handle.snapshot })?;
+            Ok(GetSnapshotResponse { snapshot: Some(wire::snapshot(&view)) })
+        })
+        .await
 }

@@ -1,0 +1,169 @@
+//! What is on a share, remembered: a hint that saves reading records which have not changed.
+//!
+//! Every record is a file of its own, replaced by a rename. So a file that is still the one that was read has not
+//! changed, and a look at it (one round trip) takes the place of opening, reading and closing it (three).
+
+use super::error::Error;
+use super::id::VolumeId;
+use super::record::State;
+use super::references::list_ids;
+use super::store::lost_share;
+use super::view::VolumeView;
+use super::volumes::Volumes;
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+/// A file that was written so shortly before it was read could be written again without looking different.
+const SETTLED: Duration = Duration::from_secs(2);
+/// How old the sum of the capacities may be: a burst of new volumes counts the share once, not once each.
+const SUM_AGE: Duration = Duration::from_secs(10);
+
+/// The records of one share as they were last read.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Index(Arc<Mutex<Known>>);
+
+#[derive(Debug, Default)]
+struct Known {
+    volumes: BTreeMap<VolumeId, Entry>,
+    counted: Option<Instant>,
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    /// None: nothing was read yet, this is only what is about to be written.
+    stamp: Option<Stamp>,
+    state: State,
+    capacity: u64,
+    view: Option<VolumeView>,
+}
+
+/// Tells one file from the next of the same name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    inode: u64,
+    modified: (i64, i64),
+    size: u64,
+    settled: bool,
+}
+
+/// A volume in a listing.
+#[derive(Debug)]
+pub enum Listed {
+    /// As its record says.
+    Volume(VolumeView),
+    /// Its record cannot be read: what it is like is unknown.
+    Damaged(VolumeId, Error),
+}
+
+impl Index {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // Every change is one insert or removal: nothing is half done after a panic.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a new volume before it is written, if all volumes together stay within `limit`.
+    pub(super) fn claim(&self, id: VolumeId, capacity: u64, limit: u64) -> bool {
+        let mut known = self.known();
+        let others = sum(known.volumes.iter().filter(|(other, _)| **other != id).map(|(_, entry)| entry));
+        if others.saturating_add(capacity) > limit {
+            return false;
+        }
+        let entry = Entry { stamp: None, state: State::Creating, capacity, view: None };
+        known.volumes.insert(id, entry);
+        true
+    }
+
+    /// A volume that was just deleted counts no longer.
+    pub(super) fn forget(&self, id: VolumeId) {
+        self.known().volumes.remove(&id);
+    }
+
+    /// The next sum is that of the moment.
+    pub(super) fn count_anew(&self) {
+        self.known().counted = None;
+    }
+}
+
+fn sum<'a>(entries: impl Iterator<Item = &'a Entry>) -> u64 {
+    let living = entries.filter(|entry| entry.state != State::Deleted);
+    living.fold(0, |sum, entry| sum.saturating_add(entry.capacity))
+}
+
+impl Stamp {
+    fn of(meta: &std::fs::Metadata) -> Stamp {
+        let age = meta.modified().ok().and_then(|at| SystemTime::now().duration_since(at).ok());
+        Stamp {
+            inode: meta.ino(),
+            modified: (meta.mtime(), meta.mtime_nsec()),
+            size: meta.size(),
+            settled: age.is_some_and(|age| age > SETTLED),
+        }
+    }
+}
+
+impl Volumes {
+    /// At most `max` volumes after that one, ordered by id, and whether there are more. Volumes that are being
+    /// made, restored or deleted are none. A record that is damaged hides no other.
+    pub fn list_volumes(&self, after: Option<VolumeId>, max: usize) -> Result<(Vec<Listed>, bool), Error> {
+        let mut found = Vec::new();
+        for id in self.list()?.into_iter().filter(|id| after.is_none_or(|after| *id > after)) {
+            let listed = match self.glance(id) {
+                Ok(Some(entry)) if entry.state == State::Ready => entry.view.map(Listed::Volume),
+                Ok(_) => None,
+                Err(error) if lost_share(&error) => return Err(error),
+                Err(error) => Some(Listed::Damaged(id, error)),
+            };
+            if let Some(listed) = listed {
+                if found.len() == max {
+                    return Ok((found, true));
+                }
+                found.push(listed);
+            }
+        }
+        Ok((found, false))
+    }
+
+    /// The sum of the capacities of all volumes, those that are being made included; some seconds old.
+    pub(super) fn provisioned(&self) -> Result<u64, Error> {
+        let counted = self.index.known().counted;
+        if counted.is_none_or(|counted| counted.elapsed() > SUM_AGE) {
+            let ids: Vec<VolumeId> = list_ids(&self.layout.volumes())?;
+            for id in &ids {
+                match self.glance(*id) {
+                    Err(error) if lost_share(&error) => return Err(error),
+                    // Its size is unknown; `volume check` tells of it, and so does a listing.
+                    Err(_) | Ok(_) => {}
+                }
+            }
+            let mut known = self.index.known();
+            known.volumes.retain(|id, _| ids.binary_search(id).is_ok());
+            known.counted = Some(Instant::now());
+        }
+        Ok(sum(self.index.known().volumes.values()))
+    }
+
+    /// What a record says, read again only if its file is another one than last time.
+    fn glance(&self, id: VolumeId) -> Result<Option<Entry>, Error> {
+        let path = self.layout.record(id);
+        let stamp = match std::fs::metadata(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                self.index.known().volumes.remove(&id);
+                return Ok(None);
+            }
+            meta => Stamp::of(&meta.map_err(Error::io("look at", &path))?),
+        };
+        if let Some(entry) = self.index.known().volumes.get(&id)
+            && entry.stamp == Some(stamp)
+            && stamp.settled
+        {
+            return Ok(Some(entry.clone()));
+        }
+        let Some(record) = self.read(id)? else { return Ok(None) };
+        let view = (record.state == State::Ready).then(|| self.view(&record));
+        let entry = Entry { stamp: Some(stamp), state: record.state, capacity: record.capacity, view };
+        self.index.known().volumes.insert(id, entry.clone());
+        Ok(Some(entry))
+    }
+}
