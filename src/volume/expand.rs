@@ -32,6 +32,8 @@ impl Volumes {
     /// Grows a volume to at least `required` bytes, and to `limit` at most; answers its capacity. It has as much
     /// already: success.
     pub fn expand(&self, volume: VolumeId, required: Option<u64>, limit: Option<u64>) -> Result<u64, Error> {
+        // Before the locks: it may read every record of the share.
+        self.provisioned()?;
         let _sources = self.hold_sources(volume)?;
         let mut locked = self.lock(volume)?;
         ensure!(locked.record.state != State::Deleted, VolumeNotFoundSnafu { volume });
@@ -55,6 +57,7 @@ impl Volumes {
                 reason: format!("its image has {size} bytes already, after an earlier expansion")
             }
         );
+        self.claim_room(volume, size, 0)?;
         locked.grow(&active, size)?;
         reached(Step::GrowResized);
         locked.record.capacity = size;

@@ -39,6 +39,15 @@ impl Driver {
         Ok(self.controller().get_capacity(request).await?.into_inner())
     }
 
+    async fn expand(&self, id: &str, gib: i64) -> Result<ControllerExpandVolumeResponse, Status> {
+        let request = ControllerExpandVolumeRequest {
+            volume_id: id.to_owned(),
+            capacity_range: Some(CapacityRange { required_bytes: gib * GIB, limit_bytes: 0 }),
+            ..Default::default()
+        };
+        Ok(self.controller().controller_expand_volume(request).await?.into_inner())
+    }
+
     async fn available(&self) -> i64 {
         self.capacity(GetCapacityRequest::default()).await.unwrap().available_capacity
     }
@@ -69,6 +78,11 @@ async fn volumes_fit_into_what_is_said_to_be_available() {
     let first = driver.create(sized("first", 3)).await.unwrap();
     assert_eq!(driver.available().await, 2 * GIB);
     assert_eq!(driver.create(sized("first", 3)).await.unwrap(), first, "a retry needs no more room");
+    refused(driver.expand(&first.volume_id, 6).await, Code::ResourceExhausted, "6442450944");
+    assert_eq!(driver.expand(&first.volume_id, 4).await.unwrap().capacity_bytes, 4 * GIB);
+    assert_eq!(driver.available().await, GIB);
+    driver.delete(&first.volume_id).await.unwrap();
+    let first = driver.create(sized("first", 3)).await.unwrap();
     let snapshot = driver.snapshot(&first.volume_id, "snapshot").await.unwrap();
     assert_eq!(driver.available().await, 2 * GIB, "a snapshot counts by what it takes up");
     let source = volume_content_source::SnapshotSource { snapshot_id: snapshot.snapshot_id };
