@@ -1,12 +1,14 @@
 //! The domain's [`Agents`] over gRPC.
 
+use super::merge;
 use crate::gluster::ShareKey;
 use crate::rpc::agent::cut_volume_response::Outcome;
 use crate::rpc::agent::node_agent_client::NodeAgentClient;
 use crate::rpc::agent::{CutVolumeRequest, GrowVolumeRequest, ReleaseVolumeRequest, VolumeStatusRequest};
 use crate::rpc::{CallError, bounded, uds};
 use crate::volume::{
-    AgentError, Agents, CutOrder, CutReport, GrowOrder, GrowReport, NodeId, OpenImage, VolumeId,
+    AgentError, Agents, CutOrder, CutReport, GrowOrder, GrowReport, MergeCall, MergeReport, NodeId,
+    OpenImage, VolumeId,
 };
 use std::future::Future;
 use std::path::Path;
@@ -19,6 +21,8 @@ use tonic::{Response, Status};
 pub const CUT_LIMIT: Duration = Duration::from_secs(600);
 /// A resize of metadata, behind what the daemon is just doing.
 const GROW_LIMIT: Duration = Duration::from_secs(60);
+/// A step of a merge: at most one header is written, or one request given up.
+const MERGE_LIMIT: Duration = Duration::from_secs(60);
 /// One look at a daemon.
 const STATUS_LIMIT: Duration = Duration::from_secs(10);
 /// Unmounting writes back what is cached.
@@ -102,6 +106,15 @@ impl Agents for AgentClient {
         Ok(if answer.not_open { GrowReport::NotOpen } else { GrowReport::Grown })
     }
 
+    fn merge(&self, node: &NodeId, address: &str, call: &MergeCall) -> Result<MergeReport, AgentError> {
+        let request = merge::to_request(call);
+        let answer = self
+            .call(node, address, MERGE_LIMIT, |mut agent| async move { agent.merge_layers(request).await })?;
+        merge::from_response(answer).ok_or_else(|| AgentError::Failed {
+            reason: format!("the agent of node {node} answered a merge with a state unknown here"),
+        })
+    }
+
     fn status(
         &self,
         node: &NodeId,
@@ -145,7 +158,8 @@ mod tests {
     use super::*;
     use crate::rpc::agent::node_agent_server::{NodeAgent, NodeAgentServer};
     use crate::rpc::agent::{
-        CutVolumeResponse, GrowVolumeResponse, ReleaseVolumeResponse, VolumeStatusResponse,
+        CutVolumeResponse, GrowVolumeResponse, MergeLayersRequest, MergeLayersResponse,
+        ReleaseVolumeResponse, VolumeStatusResponse,
     };
     use tonic::Request;
     use tonic::transport::Server;
@@ -169,6 +183,14 @@ mod tests {
             let request = request.into_inner();
             let not_open = (request.epoch, request.file.as_str(), request.size) != (7, "f", 9);
             Ok(Response::new(GrowVolumeResponse { not_open }))
+        }
+
+        async fn merge_layers(
+            &self,
+            request: Request<MergeLayersRequest>,
+        ) -> Result<Response<MergeLayersResponse>, Status> {
+            let done = request.into_inner().epoch;
+            Ok(Response::new(merge::to_response(MergeReport::Running { done, total: 9 })))
         }
 
         async fn volume_status(

@@ -1,11 +1,13 @@
 //! Serves the controller's wishes on this node.
 
+use super::merge;
 use crate::gluster::ShareKey;
 use crate::rpc::agent::cut_volume_response::Outcome;
 use crate::rpc::agent::node_agent_server::NodeAgent;
 use crate::rpc::agent::{
-    CutVolumeRequest, CutVolumeResponse, GrowVolumeRequest, GrowVolumeResponse, ReleaseVolumeRequest,
-    ReleaseVolumeResponse, VolumeStatusRequest, VolumeStatusResponse,
+    CutVolumeRequest, CutVolumeResponse, GrowVolumeRequest, GrowVolumeResponse, MergeLayersRequest,
+    MergeLayersResponse, ReleaseVolumeRequest, ReleaseVolumeResponse, VolumeStatusRequest,
+    VolumeStatusResponse,
 };
 use crate::rpc::{chain, offload};
 use crate::volume::{CutOrder, CutReport, Error, GrowOrder, GrowReport, Staging, VolumeId};
@@ -41,7 +43,7 @@ impl AgentService {
     }
 }
 
-fn parse<T: FromStr>(text: &str) -> Result<T, Status>
+pub(super) fn parse<T: FromStr>(text: &str) -> Result<T, Status>
 where
     T::Err: std::fmt::Display,
 {
@@ -49,7 +51,7 @@ where
 }
 
 /// What comes from the controller names files inside the volume's folder, nothing else.
-fn file_name(text: String) -> Result<String, Status> {
+pub(super) fn file_name(text: String) -> Result<String, Status> {
     let fine = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.' || c == '_';
     if text.is_empty() || text.starts_with('.') || !text.chars().all(fine) {
         return Err(Status::invalid_argument(format!("{text:?} is no plain file name")));
@@ -101,6 +103,16 @@ impl NodeAgent for AgentService {
         tracing::info!(volume = %order.volume, size = order.size, "grow");
         let report = self.run(move |staging| staging.grow(&order)).await?;
         Ok(Response::new(GrowVolumeResponse { not_open: report == GrowReport::NotOpen }))
+    }
+
+    async fn merge_layers(
+        &self,
+        request: Request<MergeLayersRequest>,
+    ) -> Result<Response<MergeLayersResponse>, Status> {
+        let call = merge::from_request(request.into_inner())?;
+        tracing::debug!(volume = %call.volume, step = ?call.step, "merge");
+        let report = self.run(move |staging| staging.merge(&call)).await?;
+        Ok(Response::new(merge::to_response(report)))
     }
 
     async fn volume_status(

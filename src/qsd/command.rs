@@ -184,26 +184,7 @@ fn add_node(
 ) -> Result<String> {
     let node = node_name(prefix, &image.path)?;
     let file = add_file(client, &node, image, top, open)?;
-    let mut arguments = json!({
-        "driver": image.format.driver(),
-        "node-name": node,
-        "file": file,
-        "read-only": !(top && open == Open::ReadWrite),
-        "detect-zeroes": "off",
-        "discard": discard(image, top && open == Open::ReadWrite),
-        "cache": { "direct": true, "no-flush": false },
-    });
-    if image.format == Format::Qcow2 {
-        arguments["backing"] = json!(backing);
-        // The top's tables are in every I/O's way; a chain of many layers must not cost as much each.
-        if top {
-            arguments["cache-size"] = json!(16 << 20);
-            arguments["l2-cache-size"] = json!(8 << 20);
-        } else {
-            arguments["cache-size"] = json!(2 << 20);
-            arguments["l2-cache-size"] = json!(1 << 20);
-        }
-    }
+    let arguments = format_options(&node, &file, image, backing, top, open);
     let added = run(
         client,
         &format!("open the {} image {}", image.format, image.path.display()),
@@ -216,6 +197,45 @@ fn add_node(
         return Err(error);
     }
     Ok(node)
+}
+
+fn format_options(
+    node: &str,
+    file: &str,
+    image: &ImageRef,
+    backing: Option<&str>,
+    top: bool,
+    open: Open,
+) -> Value {
+    let mut options = json!({
+        "driver": image.format.driver(),
+        "node-name": node,
+        "file": file,
+        "read-only": !(top && open == Open::ReadWrite),
+        "detect-zeroes": "off",
+        "discard": discard(image, top && open == Open::ReadWrite),
+        "cache": { "direct": true, "no-flush": false },
+    });
+    if image.format == Format::Qcow2 {
+        options["backing"] = json!(backing);
+        // The top's tables are in every I/O's way; a chain of many layers must not cost as much each.
+        if top {
+            options["cache-size"] = json!(16 << 20);
+            options["l2-cache-size"] = json!(8 << 20);
+        } else {
+            options["cache-size"] = json!(2 << 20);
+            options["l2-cache-size"] = json!(1 << 20);
+        }
+    }
+    options
+}
+
+/// Gives a layer that is not the top back the way it was opened: for reading, with small caches. A stream leaves the
+/// layer that it wrote to open for writing, and locked (QEMU 10.0).
+pub fn seal(client: &mut Client, node: &str, image: &ImageRef, backing: Option<&str>) -> Result<()> {
+    let options = format_options(node, &format!("{node}-f"), image, backing, false, Open::ReadWrite);
+    run(client, &format!("close {node} for writing"), "blockdev-reopen", json!({ "options": [options] }))
+        .map(drop)
 }
 
 /// Opens a whole chain, top first, and answers the top's node. On failure nothing of it stays open.
@@ -257,6 +277,38 @@ pub fn del_node(client: &mut Client, node: &str) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Closes every image of ours that nothing stands on any more, but for the chain of `top`.
+pub fn close_unused(client: &mut Client, top: &str) -> Result<()> {
+    loop {
+        let mut closed = false;
+        for info in nodes(client)? {
+            let name = info.node_name;
+            // The file below each image has the image's name and a suffix: they go together.
+            if name == top || name.ends_with("-f") || !is_image(&info.driver) {
+                continue;
+            }
+            match run(client, &format!("close {name}"), "blockdev-del", json!({ "node-name": name })) {
+                Ok(_) => {
+                    let file = json!({ "node-name": format!("{name}-f") });
+                    run(client, &format!("close the file of {name}"), "blockdev-del", file)?;
+                    closed = true;
+                }
+                // Something stands on it.
+                Err(error) if error.refused() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        // What stood on another one is gone now: that one may be free.
+        if !closed {
+            return Ok(());
+        }
+    }
+}
+
+fn is_image(driver: &str) -> bool {
+    [Format::Raw, Format::Qcow2].iter().any(|format| format.driver() == driver)
 }
 
 /// Every named node, without what lies below each.

@@ -33,7 +33,7 @@ enum Switch {
 }
 
 /// What a cut froze.
-struct Frozen {
+pub(super) struct Frozen {
     layer: LayerId,
     size: u64,
     at: Timestamp,
@@ -43,6 +43,7 @@ struct Frozen {
 impl Locked<'_> {
     /// Freezes the active layer and records it as a snapshot.
     pub(super) fn cut(&mut self, id: SnapshotId, name: &str) -> Result<Snapshot, Error> {
+        self.room_above_active()?;
         let mut taken = None;
         self.freeze_active(id, |record, frozen| {
             let snapshot = Snapshot {
@@ -73,10 +74,16 @@ impl Locked<'_> {
         if let Some(parent) = self.unwritten()? {
             return Ok(parent);
         }
+        self.room_above_active()?;
         let layer = self.record.active.expect("a volume that is ready has an active layer");
         self.freeze_active(SnapshotId::random(), |_, _| ())?;
         self.write_info()?;
         Ok(ParentLayer { volume, layer })
+    }
+
+    fn room_above_active(&self) -> Result<(), Error> {
+        let layer = self.record.active.expect("a volume that is ready has an active layer");
+        self.room_for_another_layer(ParentLayer { volume: self.id(), layer })
     }
 
     /// The layer under the active one, if nobody has it open and nothing was ever written to it.
@@ -92,14 +99,13 @@ impl Locked<'_> {
     }
 
     /// The cut itself; `note` says in the record what was frozen, in the write that makes the cut final.
-    fn freeze_active(
+    pub(super) fn freeze_active(
         &mut self,
         tag: SnapshotId,
         note: impl FnOnce(&mut Record, Frozen),
     ) -> Result<(), Error> {
         self.measure()?;
         let frozen = self.record.active.expect("a volume that is ready has an active layer");
-        self.room_for_another_layer(ParentLayer { volume: self.id(), layer: frozen })?;
         let file = self.fresh_file(format!("volume-{}.{tag}", self.id()));
         let begun = Begun { frozen, overlay: LayerId::random(), file };
         self.record.intent =

@@ -45,6 +45,11 @@ impl Layout {
         self.volume(id).join("children")
     }
 
+    /// What the background does with it: a hint.
+    pub fn background(&self, id: VolumeId) -> PathBuf {
+        self.volume(id).join("background.json")
+    }
+
     /// Lock files: never renamed, never unlinked.
     pub fn lock(&self, id: VolumeId) -> PathBuf {
         self.root.join("locks").join(id.to_string())

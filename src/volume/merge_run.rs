@@ -1,21 +1,19 @@
-//! Running a merge, in a short-lived storage daemon of its own.
+//! Running a merge, in the daemon that has the volume open or in a short-lived one of its own.
 //!
 //! While it copies it holds no lock on the volume. The job stops before its last step; that step is done under
 //! the volume's lock, after a look whether anybody has asked the merge to stop.
 
-use super::chain::{Link, images, relative};
+use super::agents::{MergeReport, MergeStep};
 use super::error::*;
-use super::id::{LayerId, VolumeId};
+use super::id::VolumeId;
 use super::lock::Mode;
-use super::merge::{Pair, daemon_name};
-use super::record::{Direction, Merge, Record, State};
-use super::references::list_ids;
+use super::merge::Begun;
+use super::merge_site::MergeSite;
+use super::record::{Merge, Record, State};
+use super::references::{list_ids, sources};
 use super::steps::{Step, reached};
-use super::store::Locked;
 use super::volumes::Volumes;
-use crate::qsd::command::{self, Commit, JobStatus, Open, Stream};
-use crate::qsd::qmp::Client;
-use snafu::OptionExt;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 const REACH: Duration = Duration::from_secs(10);
@@ -23,8 +21,8 @@ const REACH: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(200);
 /// A merge that copies for longer than this is given up and begun anew later (G9).
 const LIMIT: Duration = Duration::from_secs(7200);
-const JOB: &str = "merge";
-const PREFIX: &str = "m";
+/// How often the note about a running merge is renewed.
+const NOTE: Duration = Duration::from_secs(2);
 
 impl Volumes {
     /// The background work on a volume: frees and merges layers until nothing is left to do, or until
@@ -32,10 +30,21 @@ impl Volumes {
     pub fn tidy(&self, volume: VolumeId) -> Result<(), Error> {
         loop {
             self.sweep(volume)?;
+            let before = self.stands_on(volume)?;
             if !self.merge_one(volume)? {
+                // What a process that died had told of its work.
+                self.note_nothing(volume);
                 return Ok(());
             }
+            // What it no longer stands on may be free now.
+            for source in before.difference(&self.stands_on(volume)?) {
+                self.sweep(*source)?;
+            }
         }
+    }
+
+    fn stands_on(&self, volume: VolumeId) -> Result<BTreeSet<VolumeId>, Error> {
+        Ok(self.read(volume)?.as_ref().map(sources).unwrap_or_default())
     }
 
     /// The volumes for which [`Volumes::tidy`] has something to do, as far as their records tell.
@@ -43,36 +52,43 @@ impl Volumes {
         let mut volumes: Vec<VolumeId> = list_ids(&self.layout.volumes())?;
         volumes.retain(|volume| match self.read(*volume) {
             Ok(None) => true,
-            Ok(Some(record)) => wants_tidying(&record),
+            Ok(Some(record)) => {
+                wants_tidying(&record)
+                    || self.layout.background(*volume).exists()
+                    || self.wants_flattening(&record).is_ok_and(|wanted| wanted)
+            }
             // What is wrong with it is said to whoever asks for the volume.
             Err(_) => false,
         });
         Ok(volumes)
     }
 
-    /// Merges one pair. False when there is none, or when it has to wait.
+    /// Merges one pair, or flattens. False when there is nothing to do, or when it has to wait.
     fn merge_one(&self, volume: VolumeId) -> Result<bool, Error> {
-        self.settle(volume)?;
+        // Before the graph lock, which no node that does not answer may keep from others: what was begun is
+        // finished, and a merge of a process that died is stopped. Only one process does background work at a time.
+        match self.lock(volume) {
+            Err(Error::VolumeNotFound { .. }) => return Ok(false),
+            locked => locked?.stop_merge()?,
+        }
         let graph = self.graph(Mode::Exclusive, volume)?;
         let mut locked = match self.lock(volume) {
             Err(Error::VolumeNotFound { .. }) => return Ok(false),
             locked => locked?,
         };
-        // One left over from a process that died: only one process does background work at a time.
         locked.stop_merge()?;
-        if locked.record.attachments.iter().any(|attachment| attachment.opened.is_some()) {
-            // Its layers are open in the node's daemon: a second process cannot merge them.
-            return Ok(false);
-        }
-        let Some((merge, pair)) = locked.begin_merge()? else { return Ok(false) };
+        let Some(begun) = locked.begin_merge()? else { return Ok(false) };
         drop(graph);
-        let chain = locked.merge_chain(&merge, pair)?;
-        self.verify(&chain)?;
+        self.verify(&begun.chain)?;
         drop(locked);
-        let merged = self.run_merge(volume, &merge, &chain);
-        let stopped = self.tools.daemons.stop(&daemon_name(&self.handle(volume)));
-        let done = merged.and_then(|finished| stopped.map_err(Error::from).map(|()| finished));
-        self.conclude(volume, &merge, done)
+        self.note_progress(volume, &begun.merge, 0, 0);
+        let done = self.run_merge(volume, &begun);
+        let done = self.conclude(volume, &begun.merge, done);
+        match &done {
+            Err(error) if !is_stopped(error) => self.note_failure(volume, &begun.merge, error),
+            _ => self.note_nothing(volume),
+        }
+        done
     }
 
     /// Whatever came of the copying: the headers tell what the record has to say.
@@ -95,32 +111,46 @@ impl Volumes {
         }
     }
 
-    /// Copies, and does the last step under the volume's lock. False when it was asked to stop.
-    fn run_merge(&self, volume: VolumeId, merge: &Merge, chain: &[Link]) -> Result<bool, Error> {
-        let name = daemon_name(&self.handle(volume));
-        // One that is still there belongs to a merge that was broken off.
-        self.tools.daemons.stop(&name)?;
-        let daemon = self.tools.daemons.start(&name)?;
-        let mut client = Client::connect(&daemon.qmp_socket, REACH)?;
-        command::add_chain(&mut client, PREFIX, &images(chain), Open::ReadWrite)?;
-        start_job(&mut client, merge, chain)?;
-        let deadline = Instant::now() + LIMIT;
-        loop {
-            match job_status(&mut client, volume)? {
-                JobStatus::Pending => break,
-                JobStatus::Concluded => return job_outcome(&mut client, volume).map(|()| false),
-                _ if Instant::now() > deadline => {
-                    let doing = format!("a merge took longer than {} s and is begun anew", LIMIT.as_secs());
-                    return PendingSnafu { volume, doing }.fail();
-                }
-                _ => std::thread::sleep(POLL),
-            }
-            if !self.still_wanted(volume, merge)? {
+    /// Copies, and does the last step under the volume's lock. False when it was asked to stop. Nothing of it
+    /// runs any more when this returns, unless its node cannot be reached.
+    fn run_merge(&self, volume: VolumeId, begun: &Begun) -> Result<bool, Error> {
+        let mut site = MergeSite::open(self, volume, &begun.merge, &begun.chain)?;
+        let copied = self.copy(volume, begun, &mut site).and_then(|copied| {
+            if !copied {
                 return Ok(false);
             }
+            reached(Step::MergeCopied);
+            self.finish_merge(volume, &begun.merge, &mut site)
+        });
+        let closed = if matches!(copied, Ok(true)) { Ok(()) } else { site.close(&begun.merge) };
+        copied.and_then(|finished| closed.map(|()| finished))
+    }
+
+    fn copy(&self, volume: VolumeId, begun: &Begun, site: &mut MergeSite<'_>) -> Result<bool, Error> {
+        let deadline = Instant::now() + LIMIT;
+        let mut report = site.step(&begun.merge, MergeStep::Start(begun.work.clone()))?;
+        let mut noted = Instant::now();
+        loop {
+            match report {
+                MergeReport::Copied => return Ok(true),
+                MergeReport::Running { done, total } => {
+                    if noted.elapsed() > NOTE {
+                        self.note_progress(volume, &begun.merge, done, total);
+                        noted = Instant::now();
+                    }
+                }
+                other => return ended(volume, other),
+            }
+            if Instant::now() > deadline {
+                let doing = format!("a merge took longer than {} s and is begun anew", LIMIT.as_secs());
+                return PendingSnafu { volume, doing }.fail();
+            }
+            std::thread::sleep(POLL);
+            if !self.still_wanted(volume, &begun.merge)? {
+                return Ok(false);
+            }
+            report = site.step(&begun.merge, MergeStep::Look)?;
         }
-        reached(Step::MergeCopied);
-        self.finalize(client, volume, merge)
     }
 
     fn still_wanted(&self, volume: VolumeId, merge: &Merge) -> Result<bool, Error> {
@@ -129,7 +159,7 @@ impl Volumes {
         Ok(current.is_some_and(|current| current.run == merge.run && !current.cancelled))
     }
 
-    fn finalize(&self, mut client: Client, volume: VolumeId, merge: &Merge) -> Result<bool, Error> {
+    fn finish_merge(&self, volume: VolumeId, merge: &Merge, site: &mut MergeSite<'_>) -> Result<bool, Error> {
         let mut locked = loop {
             match self.lock(volume) {
                 Err(Error::Busy { .. }) if self.still_wanted(volume, merge)? => {}
@@ -141,74 +171,39 @@ impl Volumes {
             return Ok(false);
         }
         locked.fence()?;
-        command::job_finalize(&mut client, JOB)?;
-        let deadline = Instant::now() + REACH;
-        while job_status(&mut client, volume)? != JobStatus::Concluded && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(10));
+        match site.step(merge, MergeStep::Finish)? {
+            MergeReport::Finished => {}
+            other => return ended(volume, other),
         }
-        job_outcome(&mut client, volume)?;
         reached(Step::MergeFinalized);
-        // A daemon talks to one client at a time, and the next one is to tell it to quit.
-        drop(client);
-        // Quitting flushes and closes the files, and frees their locks for the look at the headers.
-        self.tools.daemons.stop(&daemon_name(&self.handle(volume)))?;
-        locked.settle_merge()?;
-        let done = locked.record.merge.is_none();
-        tracing::info!(%volume, direction = ?merge.direction, "two layers were merged");
-        Ok(done)
+        locked.settle_merge(true)?;
+        tracing::info!(%volume, direction = ?merge.direction, attached = merge.at.is_some(), "layers were merged");
+        Ok(locked.record.merge.is_none())
     }
 }
 
-impl Locked<'_> {
-    /// What a merge's daemon opens, top first.
-    fn merge_chain(&self, merge: &Merge, pair: Pair) -> Result<Vec<Link>, Error> {
-        let top: LayerId = match merge.direction {
-            Direction::Commit => pair.above.expect("a commit is chosen only under one layer"),
-            Direction::Stream => pair.upper,
-        };
-        self.volumes.chain(&self.record, top)
-    }
-}
-
-fn start_job(client: &mut Client, merge: &Merge, chain: &[Link]) -> Result<(), Error> {
-    let position = |id: LayerId| chain.iter().position(|link| link.layer.id == id);
-    let missing = || Error::Invalid { reason: "a merge's layers are not in its chain".to_owned() };
-    let lower = position(merge.lower).ok_or_else(missing)?;
-    let upper = position(merge.upper).ok_or_else(missing)?;
-    let node = |index: usize| command::node_name(PREFIX, &chain[index].path);
-    match merge.direction {
-        Direction::Commit => {
-            let name = relative(&chain[0].path, &chain[lower].path);
-            let commit = Commit {
-                job: JOB,
-                device: &node(0)?,
-                top: &node(upper)?,
-                base: &node(lower)?,
-                backing_file: Some(&name),
-                speed: 0,
-            };
-            Ok(command::commit(client, &commit)?)
+/// What an end of the job that is none of ours means.
+fn ended(volume: VolumeId, report: MergeReport) -> Result<bool, Error> {
+    match report {
+        // Another process has one of the layers open.
+        MergeReport::Failed { reason } if reason.contains("lock") => PendingSnafu {
+            volume,
+            doing: format!("layers that are to be merged are open elsewhere: {reason}"),
         }
-        Direction::Stream => {
-            let below = chain.get(lower + 1);
-            let name = below.map(|below| relative(&chain[upper].path, &below.path));
-            let base = below.map(|_| node(lower + 1)).transpose()?;
-            let stream = Stream {
-                job: JOB,
-                node: &node(upper)?,
-                base: base.as_deref(),
-                backing_file: name.as_deref(),
-                speed: 0,
-            };
-            Ok(command::stream(client, &stream)?)
+        .fail(),
+        MergeReport::Failed { reason } => {
+            PreconditionSnafu { volume, reason: format!("merging its layers failed: {reason}") }.fail()
         }
+        MergeReport::NotOpen => {
+            PendingSnafu { volume, doing: "its node is about to open or close it".to_owned() }.fail()
+        }
+        other => PendingSnafu { volume, doing: format!("its merge has vanished ({other:?})") }.fail(),
     }
 }
 
-fn job_status(client: &mut Client, volume: VolumeId) -> Result<JobStatus, Error> {
-    let jobs = command::jobs(client)?;
-    let doing = "its merge has vanished".to_owned();
-    Ok(jobs.iter().find(|job| job.id == JOB).context(PendingSnafu { volume, doing })?.status)
+/// Broken off for something else, to be begun anew; no failure.
+fn is_stopped(error: &Error) -> bool {
+    matches!(error, Error::Pending { .. } | Error::Busy { .. })
 }
 
 /// What the caller hears of a merge. One that was stopped is begun anew soon, whatever error its end made.
@@ -221,17 +216,6 @@ fn outcome(volume: VolumeId, done: Result<bool, Error>, stopped: bool) -> Result
             let doing = "a merge of its layers was stopped for something else".to_owned();
             PendingSnafu { volume, doing }.fail()
         }
-    }
-}
-
-/// Success, or why the job failed.
-fn job_outcome(client: &mut Client, volume: VolumeId) -> Result<(), Error> {
-    let jobs = command::jobs(client)?;
-    match jobs.iter().find(|job| job.id == JOB).and_then(|job| job.error.clone()) {
-        Some(reason) => {
-            PreconditionSnafu { volume, reason: format!("merging its layers failed: {reason}") }.fail()
-        }
-        None => Ok(()),
     }
 }
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::volume::record::{ParentLayer, tests::sample};
+use crate::volume::record::{Layer, ParentLayer, tests::sample};
 
 /// A chain of `n` layers, bottom first; the last one is active.
 fn chain(n: usize) -> (Record, Vec<LayerId>) {

@@ -6,11 +6,13 @@
 //! takes the lock next can finish it (`cut::recover`).
 
 mod agents;
+mod background;
 mod chain;
 mod cut;
 mod error;
 mod examine;
 mod expand;
+mod flatten;
 mod health;
 mod id;
 mod import;
@@ -21,9 +23,13 @@ mod layout;
 mod local;
 mod lock;
 mod merge;
+mod merge_job;
 mod merge_run;
+mod merge_settle;
+mod merge_site;
 mod node_cut;
 mod node_expand;
+mod node_merge;
 mod nodes;
 mod pin;
 mod policy;
@@ -42,7 +48,11 @@ mod target;
 mod view;
 mod volumes;
 
-pub use agents::{AgentError, Agents, CutOrder, CutReport, GrowOrder, GrowReport, OpenImage};
+pub use agents::{
+    AgentError, Agents, CutOrder, CutReport, GrowOrder, GrowReport, MergeCall, MergeReport, MergeStep,
+    MergeWork, OpenImage,
+};
+pub use background::Background;
 pub use error::Error;
 pub use examine::Examined;
 pub use health::{Health, Reason};

@@ -209,13 +209,26 @@ pub enum Direction {
     Commit,
     /// The lower layer's clusters are copied up into the child's file.
     Stream,
+    /// Everything below, which lies in other volumes, is copied up: a clone stands on its own feet.
+    Flatten,
 }
 
-/// A merge of a layer that nothing refers to with its only, frozen, child.
+/// The daemon that has a volume's layers open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Site {
+    /// Its node.
+    pub node: NodeId,
+    /// The attachment.
+    pub epoch: u64,
+}
+
+/// A merge of a layer that nothing refers to with its only, frozen, child; or of a clone's lowest layer with all
+/// that it stands on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Merge {
-    /// The layer that goes.
+    /// The layer that goes; of a clone that is flattened, the other volume's layer that it stands on.
     pub lower: LayerId,
     /// Its only child: keeps its id and its contents.
     pub upper: LayerId,
@@ -227,6 +240,9 @@ pub struct Merge {
     pub cancelled: bool,
     /// When it began.
     pub started_at: Timestamp,
+    /// The daemon that merges, while the volume is attached; None: one of the merge's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Site>,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -127,6 +127,7 @@ impl Volumes {
                 let _ = std::fs::remove_file(entry.path());
             }
         }
+        self.note_nothing(id);
         let _ = std::fs::remove_dir(self.layout.children(id));
         match std::fs::remove_dir(&folder) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -145,7 +146,7 @@ impl Locked<'_> {
 }
 
 /// The volumes that this one stands on.
-fn sources(record: &Record) -> BTreeSet<VolumeId> {
+pub(super) fn sources(record: &Record) -> BTreeSet<VolumeId> {
     let parents = record.layers.iter().filter_map(|layer| layer.parent);
     parents.map(|parent| parent.volume).filter(|volume| *volume != record.id).collect()
 }

@@ -115,6 +115,11 @@ impl Staging {
             InvalidSnafu { reason: format!("{} is no absolute path", request.staging_path.display()) }
         );
         let handle = volumes.handle(request.volume);
+        // An operation that was broken off may have to ask this very node, which answers only while nobody else
+        // works on the volume here.
+        if !self.alone(&handle, || self.is_staged(&handle, request))? {
+            volumes.settle(request.volume)?;
+        }
         self.alone(&handle, || {
             if self.is_staged(&handle, request)? {
                 return Ok(());
@@ -190,7 +195,8 @@ impl Staging {
             locked.record.state == State::Ready,
             PreconditionSnafu { volume, reason: format!("it is {:?}, not ready", locked.record.state) }
         );
-        locked.stop_merge()?;
+        // Whatever of it this node had open was closed above.
+        locked.stop_merge_beside(Some(node))?;
         let active = locked.record.active.context(VolumeNotFoundSnafu { volume })?;
         let chain = volumes.chain(&locked.record, active)?;
         volumes.verify(&chain)?;

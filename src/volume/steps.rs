@@ -63,6 +63,8 @@ steps! {
     MergeIntended = "merge-intended",
     /// All is copied; no header was changed.
     MergeCopied = "merge-copied",
+    /// In the daemon that has the volume open, or in the merge's own: the header is changed; nobody was told.
+    MergeHeaderWritten = "merge-header-written",
     /// The header is changed; the record is not.
     MergeFinalized = "merge-finalized",
     /// The record is changed; the old file is in the trash.

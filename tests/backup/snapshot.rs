@@ -12,8 +12,8 @@ use strata::gluster::{self, ShareKey, Source};
 use strata::image::{ChainReader, Format, ImageRef, ReadError};
 use strata::qsd::LocalDaemons;
 use strata::volume::{
-    AgentError, Agents, CreateVolume, CutOrder, CutReport, GrowOrder, GrowReport, NodeId, OpenImage, Policy,
-    Tools, VolumeId, VolumeKind, Volumes,
+    AgentError, Agents, CreateVolume, CutOrder, CutReport, GrowOrder, GrowReport, MergeCall, MergeReport,
+    NodeId, OpenImage, Policy, Tools, VolumeId, VolumeKind, Volumes,
 };
 
 fn run(program: &Path, args: &[&str]) -> String {
@@ -33,6 +33,9 @@ fn qemu_io(image: &Path, format: &str, commands: &[&str]) {
 struct Nobody;
 
 impl Agents for Nobody {
+    fn merge(&self, node: &NodeId, _: &str, _: &MergeCall) -> Result<MergeReport, AgentError> {
+        Err(AgentError::Unreachable { reason: node.to_string() })
+    }
     fn cut(&self, node: &NodeId, _: &str, _: &CutOrder) -> Result<CutReport, AgentError> {
         Err(AgentError::Unreachable { reason: node.to_string() })
     }

@@ -42,9 +42,17 @@ fn scenarios(step: Step) -> &'static [(&'static str, Scenario)] {
             ("torn down", points::teardown_of_a_frozen_filesystem),
         ],
         Step::DeleteDropped => &[("detached", points::delete)],
-        Step::MergeIntended | Step::MergeCopied | Step::MergeFinalized | Step::MergeRecorded => {
-            &[("commit", points::merge_down), ("stream", points::merge_up)]
-        }
+        Step::MergeIntended
+        | Step::MergeCopied
+        | Step::MergeHeaderWritten
+        | Step::MergeFinalized
+        | Step::MergeRecorded => &[
+            ("commit", points::merge_down),
+            ("stream", points::merge_up),
+            ("commit in use", points::merge_down_attached),
+            ("stream in use", points::merge_up_attached),
+            ("flatten", points::flatten),
+        ],
         Step::VolumeMarkedDeleted | Step::VolumeRecordRemoved => &[("delete", lifecycle::delete)],
         Step::SweepTrashed => {
             &[("delete", lifecycle::delete), ("with a snapshot", lifecycle::delete_with_snapshot)]

@@ -172,3 +172,63 @@ fn merge(step: Step, rounds: &[std::ops::Range<usize>], down: bool) {
     world.verify_disk(&disk);
     world.end(&[disk.volume()]);
 }
+
+/// The same inside the daemon of a volume that is in use.
+pub fn merge_down_attached(step: Step) {
+    merge_attached(step, &[0..24, 4..10, 8..12]);
+}
+
+/// Upwards, in use.
+pub fn merge_up_attached(step: Step) {
+    merge_attached(step, &[0..3, 2..26, 8..12]);
+}
+
+fn merge_attached(step: Step, rounds: &[std::ops::Range<usize>]) {
+    let mut world = World::new();
+    world.arm(step);
+    let (mut disk, snapshots) = history(&mut world, "qcow2", rounds, 1..3);
+    let device = world.attach(&disk.id, Use::Block);
+    world.write_to(&mut disk, &device, 20..23, 70);
+    world.dies(|driver| driver.delete_snapshot(&snapshots[0].snapshot_id));
+    world.write_to(&mut disk, &device, 21..24, 71);
+    world.calm();
+    world.delete_snapshot(&snapshots[0].snapshot_id);
+    let (volume, layers) = (disk.volume(), snapshots.len());
+    eventually("the layers are merged while it is in use", || {
+        let record = world.share.record(volume);
+        record.merge.is_none() && record.layers.len() == layers
+    });
+    world.write_to(&mut disk, &device, 2..5, 72);
+    world.verify_points();
+    world.detach(&disk.id);
+    world.verify_disk(&disk);
+    world.end(&[volume]);
+}
+
+/// A clone whose chain is longer than allowed for gets a copy of its own.
+pub fn flatten(step: Step) {
+    let mut world = World::new();
+    world.setting("STRATA_SOFT_DEPTH", "3");
+    world.arm(step);
+    let (disk, snapshots) = history(&mut world, "qcow2", &[0..8, 4..12, 10..20], 0..0);
+    let request = from_snapshot("pvc-flat", snapshots.last().unwrap(), Use::Block);
+    // Made; the copy begins after the answer.
+    let mut clone = None;
+    world.dies(|driver| {
+        let made = driver.create(request.clone());
+        clone = made.as_ref().ok().map(|volume| volume.volume_id.clone());
+        made
+    });
+    world.calm();
+    let id = clone.unwrap_or_else(|| patiently(|| world.driver.create(request.clone())).volume_id);
+    let volume = volume_of(&id);
+    eventually("the clone stands on its own feet", || {
+        let record = world.share.record(volume);
+        record.merge.is_none()
+            && record.layers.iter().all(|layer| layer.parent.is_none_or(|p| p.volume == volume))
+    });
+    let copy = Disk { id, now: disk.now.clone() };
+    world.verify_disk(&copy);
+    world.verify_disk(&disk);
+    world.end(&[disk.volume(), volume]);
+}

@@ -52,7 +52,8 @@ impl Share {
         // The boundary under the active image stays until the next cut.
         let boundary = record.active_layer().and_then(|layer| layer.parent).map(|parent| parent.layer);
         let only_needed = record.layers.iter().all(|layer| needed(&layer.id) || boundary == Some(layer.id));
-        record.intent.is_none() && record.merge.is_none() && record.trash.is_empty() && only_needed
+        let told = self.layout.background(volume).exists();
+        record.intent.is_none() && record.merge.is_none() && record.trash.is_empty() && only_needed && !told
     }
 
     /// The layers of a volume that other volumes stand on.

@@ -44,6 +44,7 @@ pub struct World {
     pub share: Share,
     points: Vec<Point>,
     armed: Option<Step>,
+    settings: Vec<(&'static str, &'static str)>,
     pub dir: TempDir,
 }
 
@@ -79,7 +80,7 @@ impl World {
         let source = format!("dir:{}", root.display());
         let program = Path::new(env!("CARGO_BIN_EXE_strata"));
         let driver = Driver::prepare(program, &dir.path().join("d"), &[&source], "node-1");
-        World { driver, share: Share::new(&root), points: Vec::new(), armed: None, dir }
+        World { driver, share: Share::new(&root), points: Vec::new(), armed: None, settings: Vec::new(), dir }
     }
 
     fn launch(&mut self, armed: Option<Step>) {
@@ -90,10 +91,16 @@ impl World {
             ("STRATA_QEMU_STORAGE_DAEMON", daemon.to_str().unwrap()),
             ("STRATA_NO_RESTART", "true"),
         ];
+        environment.extend(&self.settings);
         environment.extend(armed.map(|step| ("STRATA_CRASH_AT", step.name())));
         self.driver.set_environment(&environment);
         self.driver.launch();
         self.armed = armed;
+    }
+
+    /// An environment variable of the driver, from its next start on.
+    pub fn setting(&mut self, name: &'static str, value: &'static str) {
+        self.settings.push((name, value));
     }
 
     /// Starts the driver so that it dies at that step.

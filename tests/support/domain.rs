@@ -36,6 +36,9 @@ impl Agents for LocalAgent {
     fn grow(&self, _: &NodeId, _: &str, order: &GrowOrder) -> Result<GrowReport, AgentError> {
         self.staging()?.grow(order).map_err(failed)
     }
+    fn merge(&self, _: &NodeId, _: &str, call: &MergeCall) -> Result<MergeReport, AgentError> {
+        self.staging()?.merge(call).map_err(failed)
+    }
     fn status(
         &self,
         _: &NodeId,

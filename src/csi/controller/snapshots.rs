@@ -21,11 +21,14 @@ pub(super) async fn create(
     let handle = volume_handle(&request.source_volume_id)?;
     let key = handle.volume.to_string();
     let call = Call { method: "CreateSnapshot", key: &key, patience: Patience::Long };
-    let shares = Arc::clone(&service.shares);
+    let (shares, tidy) = (Arc::clone(&service.shares), service.tidy.clone());
     service
         .caller
         .run(call, &metadata, move || {
-            let view = shares.get(&handle.share)?.snapshot(handle.volume, &name)?;
+            let volumes = shares.get(&handle.share)?;
+            let view = volumes.snapshot(handle.volume, &name)?;
+            // The nameless boundary that was under the active image is now between frozen layers.
+            tidy.request(&volumes, handle.volume);
             Ok(CreateSnapshotResponse { snapshot: Some(wire::snapshot(&view)) })
         })
         .await

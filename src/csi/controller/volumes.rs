@@ -27,7 +27,7 @@ pub(super) async fn create(
     let source = content_source(request.volume_content_source.as_ref())?;
     let id = VolumeId::from_name(&name).to_string();
     let call = Call { method: "CreateVolume", key: &id, patience: Patience::Short };
-    let shares = Arc::clone(&service.shares);
+    let (shares, tidy) = (Arc::clone(&service.shares), service.tidy.clone());
     service
         .caller
         .run(call, &metadata, move || {
@@ -38,6 +38,7 @@ pub(super) async fn create(
                 (None, None) => Wish::Any { kind: class.kind, size: required.unwrap_or(GIB) },
             };
             let volumes = shares.place(&name, wish)?;
+            let made_from = source.is_some();
             let view = volumes.create(&CreateVolume {
                 name,
                 required,
@@ -46,6 +47,10 @@ pub(super) async fn create(
                 source,
                 parameters: request.parameters.into_iter().collect(),
             })?;
+            if made_from {
+                // Its chain may be longer than it should be.
+                tidy.request(&volumes, view.handle.volume);
+            }
             Ok(CreateVolumeResponse { volume: Some(wire::volume(&view)) })
         })
         .await

@@ -1,0 +1,265 @@
+//! Layers are merged while the volume is in use, inside the daemon that has them open; whatever needs the volume
+//! breaks a merge off; long chains of clones are shortened (G9, X1, invariants 1 and 2).
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+use strata::qsd::DaemonHost;
+use strata::volume::*;
+use support::domain::{Domain, read_start, write_at};
+
+const BLOCK: usize = 64 << 10;
+const LENGTH: usize = 64 * BLOCK;
+const LIMIT: Duration = Duration::from_secs(30);
+
+fn fast() -> Policy {
+    Policy::default()
+}
+
+/// So slow that nothing of some MiB is ever done.
+fn slow() -> Policy {
+    Policy { merge_speed: 64 << 10, ..Policy::default() }
+}
+
+/// A volume in use with a snapshot after each of some writes.
+struct InUse {
+    domain: Domain,
+    volume: VolumeId,
+    device: PathBuf,
+    points: Vec<(SnapshotView, Vec<u8>)>,
+    now: Vec<u8>,
+}
+
+impl InUse {
+    fn new(policy: Policy, kind: VolumeKind, rounds: &[std::ops::Range<usize>]) -> InUse {
+        let domain = Domain::with(policy);
+        let volume = domain.create("pvc", kind);
+        let device = domain.attach(volume, Access::Block);
+        let mut this = InUse { domain, volume, device, points: Vec::new(), now: vec![0; LENGTH] };
+        for (index, blocks) in rounds.iter().enumerate() {
+            this.write(blocks.clone(), index as u8 + 1);
+            let point = this.domain.volumes.snapshot(volume, &format!("s{index}")).unwrap();
+            this.points.push((point, this.now.clone()));
+        }
+        this
+    }
+
+    fn write(&mut self, blocks: std::ops::Range<usize>, value: u8) {
+        let (start, end) = (blocks.start * BLOCK, blocks.end * BLOCK);
+        self.now[start..end].fill(value);
+        self.now[start..start + BLOCK / 2].fill(0);
+        write_at(&self.device, start as u64, &self.now[start..end]);
+    }
+
+    fn delete(&mut self, index: usize) {
+        let (point, _) = self.points.remove(index);
+        self.domain.volumes.delete_snapshot(self.volume, point.handle.snapshot).unwrap();
+    }
+
+    fn files(&self) -> usize {
+        self.domain.files(self.volume).len()
+    }
+
+    fn verify(&self) {
+        for (point, bytes) in &self.points {
+            assert!(self.domain.read_snapshot(point, LENGTH) == *bytes, "{} changed", point.name);
+        }
+        if self.device.exists() {
+            assert!(read_start(&self.device, LENGTH) == self.now, "the volume changed");
+        }
+    }
+
+    fn detach(&self) {
+        self.domain.detach(self.volume);
+        assert!(self.domain.read(self.volume, LENGTH) == self.now, "the volume changed");
+        self.verify();
+        self.domain.check(self.volume);
+    }
+
+    /// The image files that the volume's daemon has open.
+    fn open_files(&self) -> usize {
+        let daemons = self.domain.daemons.list().unwrap();
+        let pid = daemons.iter().find(|daemon| daemon.name.as_str().starts_with("volume")).unwrap().pid;
+        let folder = self.domain.volumes.layout().volumes();
+        let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+        let mut files: Vec<PathBuf> = fds.filter_map(|fd| std::fs::read_link(fd.path()).ok()).collect();
+        files.retain(|file| file.starts_with(&folder));
+        files.sort();
+        files.dedup();
+        files.len()
+    }
+}
+
+/// Writes and reads back until dropped.
+fn under_load<T>(device: &Path, work: impl FnOnce() -> T) -> T {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut round = 0u64;
+            while round == 0 || !stop.load(Ordering::Relaxed) {
+                round += 1;
+                let block = vec![round as u8 | 1; BLOCK];
+                let at = LENGTH as u64 + (round * 7 % 32) * BLOCK as u64;
+                write_at(device, at, &block);
+                let mut found = vec![0; BLOCK];
+                let file = std::fs::File::open(device).unwrap();
+                std::os::unix::fs::FileExt::read_exact_at(&file, &mut found, at).unwrap();
+                assert!(found == block, "round {round}");
+            }
+            round
+        });
+        let done = work();
+        stop.store(true, Ordering::Relaxed);
+        assert!(writer.join().unwrap() > 0);
+        done
+    })
+}
+
+#[rstest::rstest]
+#[case::qcow2(VolumeKind::Qcow2, &[0..40, 4..10, 8..12])]
+#[case::upwards(VolumeKind::Qcow2, &[0..3, 2..40, 8..12])]
+#[case::raw(VolumeKind::RawSparse, &[0..8, 4..20, 8..12])]
+fn layers_are_merged_while_the_volume_is_written_to(
+    #[case] kind: VolumeKind,
+    #[case] rounds: &[std::ops::Range<usize>],
+) {
+    let mut used = InUse::new(fast(), kind, rounds);
+    used.delete(0);
+    let device = used.device.clone();
+    under_load(&device, || used.domain.volumes.tidy(used.volume)).unwrap();
+    assert_eq!(used.files(), 3);
+    // The unlinked file is closed: its space is free.
+    assert_eq!(used.open_files(), 3);
+    used.verify();
+    used.delete(1);
+    under_load(&device, || used.domain.volumes.tidy(used.volume)).unwrap();
+    // The boundary under the active image stays.
+    assert_eq!((used.files(), used.open_files()), (3, 3));
+    used.write(1..5, 99);
+    let last = used.domain.volumes.snapshot(used.volume, "last").unwrap();
+    used.points.push((last, used.now.clone()));
+    used.domain.volumes.tidy(used.volume).unwrap();
+    assert_eq!((used.files(), used.open_files()), (3, 3));
+    used.verify();
+    assert_eq!(used.domain.volumes.background(used.volume).unwrap(), None);
+    used.detach();
+}
+
+/// Waits until a merge of that volume is copying.
+fn until_merging(domain: &Domain, volume: VolumeId) {
+    let deadline = Instant::now() + LIMIT;
+    while domain.volumes.background(volume).unwrap().is_none() {
+        assert!(Instant::now() < deadline, "no merge has begun");
+        sleep(Duration::from_millis(20));
+    }
+    sleep(Duration::from_millis(500));
+}
+
+/// A cut, a clone and a pin each break a merge off and are done at once; it is begun anew later.
+#[rstest::rstest]
+#[case::downwards(&[0..64, 0..48, 8..12])]
+#[case::upwards(&[0..30, 20..64, 8..12])]
+fn a_merge_gives_way_to_whatever_needs_the_volume(#[case] rounds: &[std::ops::Range<usize>]) {
+    let mut used = InUse::new(slow(), VolumeKind::Qcow2, rounds);
+    used.delete(0);
+    let (volumes, volume) = (used.domain.volumes.clone(), used.volume);
+    let tidy = || {
+        let volumes = volumes.clone();
+        std::thread::spawn(move || volumes.tidy(volume))
+    };
+    for round in 0..3 {
+        let merging = tidy();
+        until_merging(&used.domain, volume);
+        let note = volumes.background(volume).unwrap().expect("it is told what is merged");
+        assert!(note.error.is_none() && note.direction != record::Direction::Flatten, "{note:?}");
+        let begun = Instant::now();
+        match round {
+            0 => {
+                used.write(20..22, 50);
+                let point = volumes.snapshot(volume, "meanwhile").unwrap();
+                used.points.push((point, used.now.clone()));
+            }
+            1 => {
+                let source = Some(VolumeSource::Volume(volumes.handle(volume)));
+                let clone = used.domain.create_from("clone", VolumeKind::Qcow2, source);
+                assert!(used.domain.read(clone, LENGTH) == used.now);
+            }
+            _ => used.verify(),
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "it waited for the merge");
+        let stopped = merging.join().unwrap().unwrap_err();
+        assert!(matches!(stopped, Error::Pending { .. }), "{stopped}");
+        assert_eq!(volumes.background(volume).unwrap(), None);
+    }
+    // The node lets go in the middle of one.
+    let merging = tidy();
+    until_merging(&used.domain, volume);
+    used.detach();
+    merging.join().unwrap().unwrap_err();
+}
+
+/// Clones of snapshots of clones: each level adds layers, until the chain is longer than it should be.
+fn grown(domain: &Domain) -> (VolumeId, Vec<u8>, Vec<VolumeId>) {
+    let mut now = vec![0; LENGTH];
+    let mut from = None;
+    let mut volumes = Vec::new();
+    for level in 1..=4u8 {
+        let volume = domain.create_from(&format!("level-{level}"), VolumeKind::Qcow2, from);
+        let start = usize::from(level) * 3 * BLOCK;
+        now[start..start + 4 * BLOCK].fill(level);
+        write_at(&domain.attach(volume, Access::Block), start as u64, &now[start..start + 4 * BLOCK]);
+        domain.detach(volume);
+        from = Some(VolumeSource::Volume(domain.volumes.handle(volume)));
+        volumes.push(volume);
+    }
+    (*volumes.last().unwrap(), now, volumes)
+}
+
+#[rstest::rstest]
+#[case::detached(false)]
+#[case::attached(true)]
+fn a_long_chain_is_shortened_from_the_clones_side(#[case] attached: bool) {
+    let domain = Domain::with(Policy { soft_depth: 3, ..Policy::default() });
+    let (clone, now, volumes) = grown(&domain);
+    let depth = || domain.volumes.inspect(clone).unwrap().layers.len();
+    assert_eq!(depth(), 4);
+    assert!(domain.volumes.volumes_to_tidy().unwrap().contains(&clone), "nobody would look at it");
+    let device = attached.then(|| domain.attach(clone, Access::Block));
+    match &device {
+        Some(device) => under_load(device, || domain.volumes.tidy(clone)).unwrap(),
+        None => domain.volumes.tidy(clone).unwrap(),
+    }
+    assert_eq!(depth(), 2);
+    if let Some(device) = device {
+        assert!(read_start(&device, LENGTH) == now);
+        domain.detach(clone);
+    }
+    assert!(domain.read(clone, LENGTH) == now);
+    domain.check(clone);
+    // It stands on its own feet: everything else may go, and goes whole.
+    for volume in volumes.iter().filter(|volume| **volume != clone) {
+        domain.volumes.delete(*volume).unwrap();
+        domain.volumes.tidy(*volume).unwrap();
+    }
+    assert_eq!(std::fs::read_dir(domain.volumes.layout().volumes()).unwrap().count(), 1);
+    assert!(domain.read(clone, LENGTH) == now);
+}
+
+/// A daemon that died makes nothing wrong, and after the detach the merge is done.
+#[test]
+fn a_daemon_that_died_is_no_failure_of_the_merge() {
+    let mut used = InUse::new(fast(), VolumeKind::Qcow2, &[0..20, 4..10, 8..12]);
+    used.delete(0);
+    // Its daemon dies: no node has it open any more, though the record says so.
+    let daemon = used.domain.daemons.list().unwrap().remove(0);
+    used.domain.daemons.stop(&daemon.name).unwrap();
+    let error = used.domain.volumes.tidy(used.volume).unwrap_err();
+    assert!(matches!(error, Error::Pending { .. }), "{error}");
+    used.domain.detach(used.volume);
+    used.domain.volumes.tidy(used.volume).unwrap();
+    assert_eq!(used.files(), 3);
+    used.verify();
+}
