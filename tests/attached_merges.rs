@@ -12,7 +12,7 @@ use strata::volume::*;
 use support::domain::{Domain, read_start, write_at};
 
 const BLOCK: usize = 64 << 10;
-const LENGTH: usize = 64 * BLOCK;
+const LENGTH: usize = 256 * BLOCK;
 const LIMIT: Duration = Duration::from_secs(30);
 
 fn fast() -> Policy {
@@ -161,7 +161,7 @@ fn until_merging(domain: &Domain, volume: VolumeId) {
 /// A cut, a clone and a pin each break a merge off and are done at once; it is begun anew later.
 #[rstest::rstest]
 #[case::downwards(&[0..64, 0..48, 8..12])]
-#[case::upwards(&[0..30, 20..64, 8..12])]
+#[case::upwards(&[0..120, 120..250, 8..12])]
 fn a_merge_gives_way_to_whatever_needs_the_volume(#[case] rounds: &[std::ops::Range<usize>]) {
     let mut used = InUse::new(slow(), VolumeKind::Qcow2, rounds);
     used.delete(0);
