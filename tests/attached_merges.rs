@@ -263,3 +263,23 @@ fn a_daemon_that_died_is_no_failure_of_the_merge() {
     assert_eq!(used.files(), 3);
     used.verify();
 }
+
+/// A merge's daemon whose runner died on another machine is ended by the data plane that runs it; those of volumes
+/// have no lease and stay.
+#[test]
+fn a_daemon_that_nobody_asks_for_is_ended() {
+    let used = InUse::new(fast(), VolumeKind::Qcow2, &[]);
+    let daemons = &used.domain.daemons;
+    let name: strata::qsd::DaemonName = "merge-of-somebody".parse().unwrap();
+    assert!(daemons.keep(&name, LIMIT).is_err(), "there is no such daemon");
+    daemons.start(&name).unwrap();
+    daemons.keep(&name, LIMIT).unwrap();
+    daemons.end_expired().unwrap();
+    assert_eq!(daemons.list().unwrap().len(), 2);
+    daemons.keep(&name, Duration::ZERO).unwrap();
+    sleep(Duration::from_millis(20));
+    daemons.end_expired().unwrap();
+    assert!(daemons.find(&name).unwrap().is_none());
+    assert_eq!(daemons.list().unwrap().len(), 1, "the volume's own stays");
+    used.verify();
+}

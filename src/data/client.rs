@@ -4,8 +4,8 @@ use crate::gluster::{Share, Source};
 use crate::qsd::{Daemon, DaemonError, DaemonHost, DaemonName};
 use crate::rpc::data::data_client::DataClient as Stub;
 use crate::rpc::data::{
-    Daemon as WireDaemon, ListDaemonsRequest, ListSharesRequest, MountShareRequest, Share as WireShare,
-    ShutdownRequest, StartDaemonRequest, StopDaemonRequest, UnmountShareRequest,
+    Daemon as WireDaemon, KeepDaemonRequest, ListDaemonsRequest, ListSharesRequest, MountShareRequest,
+    Share as WireShare, ShutdownRequest, StartDaemonRequest, StopDaemonRequest, UnmountShareRequest,
 };
 use crate::rpc::{CallError, bounded, uds};
 use snafu::{ResultExt, Snafu};
@@ -169,6 +169,16 @@ impl DaemonHost for RemoteDaemons {
         let nonsense = |reason| DaemonError::Process { name: name.clone(), reason };
         let daemon = answer.daemon.ok_or_else(|| nonsense("started, but not described".to_owned()))?;
         daemon_from(daemon).map_err(nonsense)
+    }
+
+    fn keep(&self, name: &DaemonName, lease: Duration) -> Result<(), DaemonError> {
+        let mut stub = self.client.stub.clone();
+        let lease_seconds = u32::try_from(lease.as_secs()).unwrap_or(u32::MAX);
+        let request = KeepDaemonRequest { name: name.to_string(), lease_seconds };
+        self.runtime
+            .block_on(async { bounded(LOOK, stub.keep_daemon(request)).await })
+            .map_err(|error| daemon_error(name, error))?;
+        Ok(())
     }
 
     fn stop(&self, name: &DaemonName) -> Result<(), DaemonError> {

@@ -5,10 +5,10 @@ use crate::gluster::{Share, ShareKey, Source};
 use crate::qsd::{Daemon, DaemonError, DaemonHost, DaemonName, LocalDaemons};
 use crate::rpc::data::data_server::Data;
 use crate::rpc::data::{
-    Daemon as WireDaemon, ListDaemonsRequest, ListDaemonsResponse, ListSharesRequest, ListSharesResponse,
-    MountShareRequest, MountShareResponse, Share as WireShare, ShutdownRequest, ShutdownResponse,
-    StartDaemonRequest, StartDaemonResponse, StopDaemonRequest, StopDaemonResponse, UnmountShareRequest,
-    UnmountShareResponse,
+    Daemon as WireDaemon, KeepDaemonRequest, KeepDaemonResponse, ListDaemonsRequest, ListDaemonsResponse,
+    ListSharesRequest, ListSharesResponse, MountShareRequest, MountShareResponse, Share as WireShare,
+    ShutdownRequest, ShutdownResponse, StartDaemonRequest, StartDaemonResponse, StopDaemonRequest,
+    StopDaemonResponse, UnmountShareRequest, UnmountShareResponse,
 };
 use crate::rpc::{chain, offload};
 use std::str::FromStr;
@@ -135,6 +135,20 @@ impl Data for DataService {
         self.run(move |service| {
             let daemon = service.daemons.start(&name).map_err(|error| daemon_status(&error))?;
             Ok(StartDaemonResponse { daemon: Some(wire_daemon(&daemon)) })
+        })
+        .await
+    }
+
+    async fn keep_daemon(
+        &self,
+        request: Request<KeepDaemonRequest>,
+    ) -> Result<Response<KeepDaemonResponse>, Status> {
+        let request = request.into_inner();
+        let name: DaemonName = parse(&request.name)?;
+        let lease = Duration::from_secs(request.lease_seconds.into());
+        self.run(move |service| {
+            service.daemons.keep(&name, lease).map_err(|error| daemon_status(&error))?;
+            Ok(KeepDaemonResponse {})
         })
         .await
     }

@@ -4,6 +4,7 @@ use snafu::{Snafu, ensure};
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 /// A daemon's name, which is also a folder's: a volume's attachment, or a merge.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -92,6 +93,9 @@ pub enum DaemonError {
 pub trait DaemonHost: Send + Sync {
     /// Starts a daemon of that name; one that runs already is answered as it is.
     fn start(&self, name: &DaemonName) -> Result<Daemon, DaemonError>;
+    /// From now on it is ended unless this is called again within `lease`, by whoever looks after the daemons: its
+    /// owner may die on another machine. Not running: an error.
+    fn keep(&self, name: &DaemonName, lease: Duration) -> Result<(), DaemonError>;
     /// Ends it in order (QMP quit, which flushes), then by force. Not running: success.
     fn stop(&self, name: &DaemonName) -> Result<(), DaemonError>;
     /// The running daemon of that name.

@@ -26,6 +26,8 @@ use std::time::{Duration, Instant};
 const SOCKET: &str = "qmp.sock";
 const PID_FILE: &str = "pid";
 const LOG: &str = "log";
+/// Seconds; its last change is when the lease was renewed.
+const LEASE: &str = "lease";
 
 /// From fork to the first answer: milliseconds, but a loaded machine may page the program in.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -84,6 +86,28 @@ impl LocalDaemons {
         Ok(daemons)
     }
 
+    /// Ends the daemons whose lease has run out. To be called every few seconds by who owns the folder.
+    pub fn end_expired(&self) -> Result<(), DaemonError> {
+        for daemon in self.list()? {
+            if self.expired(&daemon.name) {
+                tracing::warn!(daemon = %daemon.name, "its owner has not asked for it in time: it is ended");
+                self.stop(&daemon.name)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn expired(&self, name: &DaemonName) -> bool {
+        let path = self.folder(name).join(LEASE);
+        let lease = || {
+            let seconds = fs::read_to_string(&path).ok()?.trim().parse().ok()?;
+            let renewed = fs::metadata(&path).ok()?.modified().ok()?;
+            // A clock that was set back says nothing.
+            Some(renewed.elapsed().unwrap_or_default() > Duration::from_secs(seconds))
+        };
+        lease().unwrap_or(false)
+    }
+
     fn turn(&self, name: &DaemonName) -> Arc<Mutex<()>> {
         let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
         // Those that nobody holds or waits for have no other owner than the table.
@@ -111,7 +135,7 @@ impl LocalDaemons {
             _ => {}
         }
         // What a dead one left would be taken for the new one's.
-        for stale in [PID_FILE, SOCKET] {
+        for stale in [PID_FILE, SOCKET, LEASE] {
             match fs::remove_file(folder.join(stale)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
@@ -220,6 +244,15 @@ impl DaemonHost for LocalDaemons {
         self.version()?;
         let ended = self.spawn(name)?;
         self.await_ready(name, &ended)
+    }
+
+    fn keep(&self, name: &DaemonName, lease: Duration) -> Result<(), DaemonError> {
+        let turn = self.turn(name);
+        let _one = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let reason = "it does not run";
+        self.running(name).with_context(|| ProcessSnafu { name: name.clone(), reason })?;
+        fs::write(self.folder(name).join(LEASE), lease.as_secs().to_string())
+            .map_err(|error| failed(name, "failed to note its lease", error))
     }
 
     fn stop(&self, name: &DaemonName) -> Result<(), DaemonError> {

@@ -11,9 +11,11 @@ use super::volumes::Volumes;
 use crate::qsd::command::{self, Open};
 use crate::qsd::qmp::Client;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const REACH: Duration = Duration::from_secs(10);
+/// A merge whose runner has not been heard of for this long is broken off.
+const LEASE: Duration = Duration::from_secs(60);
 /// Prefix of the node names in a merge's own daemon.
 const PREFIX: &str = "m";
 
@@ -32,6 +34,8 @@ pub(super) struct OwnDaemon<'a> {
     client: Option<Client>,
     folder: PathBuf,
     top: String,
+    /// When its lease was last renewed.
+    kept: Instant,
 }
 
 impl<'a> MergeSite<'a> {
@@ -77,6 +81,8 @@ impl<'a> OwnDaemon<'a> {
         // One that is still there belongs to a merge that was broken off.
         volumes.tools.daemons.stop(&name)?;
         let daemon = volumes.tools.daemons.start(&name)?;
+        // A controller that dies on another node than the one that takes over cannot be cleaned up after from there.
+        volumes.tools.daemons.keep(&name, LEASE)?;
         let opened =
             Client::connect(&daemon.qmp_socket, REACH).map_err(Error::from).and_then(|mut client| {
                 let top = command::add_chain(&mut client, PREFIX, &images(chain), Open::ReadWrite)?;
@@ -85,7 +91,7 @@ impl<'a> OwnDaemon<'a> {
         match opened {
             Ok((client, top)) => {
                 let folder = volumes.layout.volume(volume);
-                Ok(OwnDaemon { volumes, volume, client: Some(client), folder, top })
+                Ok(OwnDaemon { volumes, volume, client: Some(client), folder, top, kept: Instant::now() })
             }
             Err(error) => {
                 volumes.tools.daemons.stop(&name)?;
@@ -96,6 +102,11 @@ impl<'a> OwnDaemon<'a> {
 
     fn step(&mut self, merge: &Merge, step: &MergeStep) -> Result<MergeReport, Error> {
         let Some(client) = &mut self.client else { return Ok(MergeReport::NotOpen) };
+        if self.kept.elapsed() > LEASE / 4 {
+            let name = daemon_name(&self.volumes.handle(self.volume));
+            self.volumes.tools.daemons.keep(&name, LEASE)?;
+            self.kept = Instant::now();
+        }
         let report = carry_out(&mut Host { client, folder: &self.folder, top: &self.top }, merge.run, step)?;
         if report == MergeReport::Finished {
             // Quitting flushes and closes the files, and frees their locks for the look at the headers.

@@ -12,6 +12,7 @@ use rustix::fs::{FlockOperation, flock};
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::Notify;
 use tonic::transport::Server;
 
@@ -31,6 +32,20 @@ pub struct DataArgs {
     dir: PathBuf,
     #[command(flatten)]
     qemu: QemuStorageDaemonArg,
+}
+
+/// Ends daemons whose owner is not heard of any more.
+async fn end_expired(daemons: Arc<LocalDaemons>) {
+    const EVERY: Duration = Duration::from_secs(5);
+    loop {
+        tokio::time::sleep(EVERY).await;
+        let daemons = Arc::clone(&daemons);
+        match tokio::task::spawn_blocking(move || daemons.end_expired()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "a daemon without an owner was not ended"),
+            Err(error) => tracing::error!(%error, "looking for daemons without an owner broke off"),
+        }
+    }
 }
 
 impl DataArgs {
@@ -57,6 +72,7 @@ impl DataArgs {
         let served = runtime.block_on(async {
             let adopting = Arc::clone(&shares);
             tokio::task::spawn_blocking(move || adopting.adopt());
+            tokio::spawn(end_expired(Arc::clone(&daemons)));
             let asked = Arc::new(Notify::new());
             let service = DataService::new(shares, daemons, Arc::clone(&asked));
             let router = Server::builder().add_service(DataServer::new(service));
