@@ -46,6 +46,8 @@ pub(super) fn code(error: &Error) -> Code {
         Error::Grow { source: GrowError::NotPermitted } => Code::FailedPrecondition,
         // Repairing it takes a person's answers.
         Error::Grow { source: GrowError::Check { .. } } => Code::FailedPrecondition,
+        // CSI has this for ControllerPublishVolume; the scheduler counts by NodeGetInfo.
+        Error::NodeFull { .. } => Code::ResourceExhausted,
         Error::NoRoom { .. } | Error::Full { .. } | Error::TooDeep { .. } => Code::ResourceExhausted,
         Error::NoShare => Code::Unavailable,
         Error::OutOfRange { .. } => Code::OutOfRange,
@@ -143,6 +145,7 @@ mod tests {
     #[case(Error::NoRoom { needed: 2, free: 1 }, Code::ResourceExhausted)]
     #[case(Error::TooDeep { volume: volume(), depth: 9, limit: 8 }, Code::ResourceExhausted)]
     #[case(Error::Full { needed: 2, capacity: Capacity::new(1, 1, 1, &Policy::default()) }, Code::ResourceExhausted)]
+    #[case(Error::NodeFull { node: node(), limit: 1 }, Code::ResourceExhausted)]
     #[case(Error::NoShare, Code::Unavailable)]
     #[case(Error::OutOfRange { reason: text() }, Code::OutOfRange)]
     #[case(Error::Invalid { reason: text() }, Code::InvalidArgument)]

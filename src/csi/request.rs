@@ -79,6 +79,11 @@ pub(super) fn content_source(source: Option<&VolumeContentSource>) -> Result<Opt
     }
 }
 
+/// A path that is only held against those where a volume is known to be.
+pub(super) fn known_path(text: &str, what: &str) -> Result<PathBuf, Status> {
+    required(text, what).map(PathBuf::from)
+}
+
 /// A path that the kubelet names: nothing in it climbs.
 pub(super) fn path(text: &str, what: &str) -> Result<PathBuf, Status> {
     let plain = text.starts_with('/')

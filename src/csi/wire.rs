@@ -1,8 +1,9 @@
 //! What the domain tells, as CSI has it.
 
 use crate::rpc::csi::volume_content_source::{SnapshotSource, Type as SourceType, VolumeSource};
-use crate::rpc::csi::{Snapshot, Volume, VolumeCondition, VolumeContentSource};
-use crate::volume::{Health, SnapshotView, VolumeSource as Source, VolumeView};
+use crate::rpc::csi::volume_usage::Unit;
+use crate::rpc::csi::{Snapshot, Volume, VolumeCondition, VolumeContentSource, VolumeUsage};
+use crate::volume::{Health, SnapshotView, Stats, Usage, VolumeSource as Source, VolumeView};
 use std::collections::HashMap;
 
 /// A volume; its topology is wherever the shares are.
@@ -48,4 +49,18 @@ pub(super) fn nodes(view: &VolumeView) -> Vec<String> {
 /// How a volume is, the reason's name first.
 pub(super) fn condition(health: &Health) -> VolumeCondition {
     VolumeCondition { abnormal: *health != Health::Sound, message: health.to_string() }
+}
+
+/// How full a volume is.
+pub(super) fn usage(stats: &Stats) -> Vec<VolumeUsage> {
+    let figure = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    let of = |usage: Option<Usage>, unit: Unit| {
+        usage.map(|usage| VolumeUsage {
+            available: figure(usage.available),
+            total: figure(usage.total),
+            used: figure(usage.used),
+            unit: unit.into(),
+        })
+    };
+    [of(stats.bytes, Unit::Bytes), of(stats.inodes, Unit::Inodes)].into_iter().flatten().collect()
 }

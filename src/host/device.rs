@@ -36,6 +36,13 @@ impl DevNumber {
     }
 }
 
+/// A block device's size in bytes, as the kernel notes it: nothing is opened, so nothing can hang.
+pub fn size(number: DevNumber) -> std::io::Result<u64> {
+    let text = std::fs::read_to_string(format!("/sys/dev/block/{number}/size"))?;
+    let sectors: u64 = text.trim().parse().map_err(std::io::Error::other)?;
+    Ok(sectors * 512)
+}
+
 impl fmt::Display for DevNumber {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.major, self.minor)

@@ -68,6 +68,11 @@ pub enum Error {
         "volume {volume} is not staged at that path on node {node}: NodeStageVolume comes first"
     ))]
     NotStaged { volume: VolumeId, node: NodeId },
+    /// As many volumes as it may have.
+    #[snafu(display(
+        "node {node} has {limit} volumes, which is its limit: unstage one first (see --max-volumes)"
+    ))]
+    NodeFull { node: NodeId, limit: usize },
     /// A record that fails its checks. Never replaced by itself.
     #[snafu(display(
         "the record of volume {volume} is damaged: {reason}; nothing was changed; `strata volume check --repair` rebuilds it from the images"

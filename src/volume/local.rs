@@ -40,6 +40,9 @@ pub(super) struct Local {
     /// Whether it may have more of them.
     #[serde(default, skip_serializing_if = "Sharing::is_default")]
     pub(super) sharing: Sharing,
+    /// Its filesystem was mounted without the right to write: then that is no sign of errors.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) mounted_read_only: bool,
 }
 
 /// The node's folder of such files: one a volume, beside the folder that its device works in.

@@ -4,6 +4,8 @@ use super::error::*;
 use super::id::{NodeId, VolumeHandle, VolumeId};
 use super::local::{Local, LocalStore, plain_absolute};
 use super::record::State;
+use super::slots::Slots;
+use super::stats::Looks;
 use super::steps::{Step, reached};
 use super::target::Sharing;
 use super::volumes::Volumes;
@@ -71,6 +73,8 @@ pub struct Staging {
     pub(super) local: LocalStore,
     /// One operation on a volume at a time, and cuts between them.
     busy: Mutex<HashMap<VolumeHandle, Arc<Mutex<()>>>>,
+    pub(super) slots: Slots,
+    pub(super) looks: Looks,
 }
 
 /// An image that became a block device.
@@ -90,7 +94,7 @@ impl Staging {
     /// A node's volumes.
     pub fn new(parts: StagingParts) -> Self {
         let local = LocalStore::new(parts.dir.clone());
-        Staging { parts, local, busy: Mutex::default() }
+        Staging { parts, local, busy: Mutex::default(), slots: Slots::default(), looks: Looks::default() }
     }
 
     /// Runs alone on one volume.
@@ -126,6 +130,7 @@ impl Staging {
             }
             // What an earlier try left behind, or what a daemon that died left: no pod uses it any more.
             self.close(&handle)?;
+            let _slot = self.take_slot(&handle)?;
             let opened = self.open(volumes, request);
             let staged = opened.and_then(|opened| self.present(volumes, request, opened));
             if staged.is_err()
@@ -214,6 +219,7 @@ impl Staging {
             freezing: false,
             targets: Vec::new(),
             sharing: Sharing::default(),
+            mounted_read_only: false,
         };
         self.local.save(&local)?;
         let daemon = self.parts.daemons.start(&daemon_name(&local.handle))?;
@@ -254,6 +260,8 @@ impl Staging {
                 self.grow_before_mount(volume, &device.path, *fs)?;
                 self.parts.mounter.mount(&device.path, &request.staging_path, *fs, flags)?;
                 reached(Step::StageMounted);
+                let mounted = self.parts.mounter.find(&request.staging_path)?;
+                local.mounted_read_only = mounted.is_some_and(|mount| mount.read_only());
                 // From here on the mount holds the device: it goes with it, whatever becomes of us.
                 self.parts.backend.release_with_mount(&device)?;
                 self.no_longer_new(volumes, volume, new)?;

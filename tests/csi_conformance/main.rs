@@ -13,3 +13,4 @@ mod capacity;
 mod listing;
 mod publishing;
 mod requests;
+mod stats;

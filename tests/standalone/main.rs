@@ -205,8 +205,9 @@ async fn wrong_input_gets_the_right_code() {
         "not published"
     );
     assert_eq!(code(driver.stage(&id, &staging, mount("ntfs")).await.unwrap_err()), Code::InvalidArgument);
-    let stats = driver.node().node_get_volume_stats(NodeGetVolumeStatsRequest::default()).await;
-    assert_eq!(code(stats.unwrap_err()), Code::Unimplemented);
+    let modified =
+        driver.controller().controller_modify_volume(ControllerModifyVolumeRequest::default()).await;
+    assert_eq!(code(modified.unwrap_err()), Code::Unimplemented);
     let token = ListSnapshotsRequest { starting_token: "nonsense".to_owned(), ..Default::default() };
     assert_eq!(code(driver.list_snapshots(token).await.unwrap_err()), Code::Aborted);
     driver.delete(&id).await.unwrap();

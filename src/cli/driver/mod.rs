@@ -3,6 +3,7 @@
 pub mod args;
 mod controller;
 mod data;
+mod max_volumes;
 mod node;
 mod parts;
 mod policy;
@@ -11,6 +12,7 @@ mod verdict;
 
 pub use controller::ControllerArgs;
 pub use data::{DataArgs, LOCK as DATA_LOCK};
+pub use max_volumes::MaxVolumesArg;
 pub use node::NodeArgs;
 pub(super) use parts::{backend, private_dir, self_test_dir, staging, tools};
 pub use policy::PolicyArgs;

@@ -1,6 +1,7 @@
 //! `strata node`: CSI Identity and Node, and the agent that the controller asks.
 
 use super::args::{DRIVER, DataSocketArg, QemuImgArg, ShareArgs};
+use super::max_volumes::MaxVolumesArg;
 use super::parts::{DataShares, look_after, staging, tools};
 use super::{backend, private_dir, runtime, self_test_dir, serve, stop_signal, verdict};
 use crate::agent::{AgentService, CUT_LIMIT};
@@ -44,6 +45,8 @@ pub struct NodeArgs {
     #[arg(long, env = "STRATA_DRIVER_NAME", default_value = DRIVER)]
     driver_name: String,
     #[command(flatten)]
+    max_volumes: MaxVolumesArg,
+    #[command(flatten)]
     qemu: QemuImgArg,
 }
 
@@ -58,7 +61,9 @@ impl NodeArgs {
             let data = DataClient::new(&self.data.data_socket)?;
             let tools = tools(&data, self.qemu.qemu_img.clone(), CUT_LIMIT, Policy::default());
             let shares = Arc::new(Shares::new(specs, Arc::new(DataShares::new(data.clone())), tools));
-            let staging = Arc::new(staging(self.node_id.clone(), &self.dir, &data));
+            let max_volumes = self.max_volumes.number()?;
+            let staging = staging(self.node_id.clone(), &self.dir, &data).with_limit(max_volumes);
+            let staging = Arc::new(staging);
             // Before anything else looks at a mount: a node that was killed between freeze and thaw left it frozen.
             let leftovers = Arc::clone(&staging);
             if let Err(error) = tokio::task::spawn_blocking(move || leftovers.thaw_leftovers()).await? {
@@ -83,7 +88,7 @@ impl NodeArgs {
             .await;
             let verdict = self.self_test(&data);
             let listener = uds::bind(&self.socket)?;
-            let parts = NodeParts { node: self.node_id.clone(), staging, shares, verdict };
+            let parts = NodeParts { node: self.node_id.clone(), staging, shares, verdict, max_volumes };
             let router = Server::builder()
                 .add_service(IdentityServer::new(IdentityService::new(self.driver_name.clone())))
                 .add_service(NodeServer::new(NodeService::new(parts)));

@@ -6,7 +6,7 @@ mod layout;
 mod teardown;
 
 use super::driver::args::{DRIVER, QemuImgArg, QemuStorageDaemonArg, ShareArgs};
-use super::driver::{PolicyArgs, STOP_LIMIT, private_dir, runtime, serve, stop_signal};
+use super::driver::{MaxVolumesArg, PolicyArgs, STOP_LIMIT, private_dir, runtime, serve, stop_signal};
 use super::telemetry::LogFormat;
 use crate::rpc::uds;
 use crate::volume::NodeId;
@@ -44,6 +44,8 @@ pub struct StandaloneArgs {
     #[command(flatten)]
     policy: PolicyArgs,
     #[command(flatten)]
+    max_volumes: MaxVolumesArg,
+    #[command(flatten)]
     qemu_img: QemuImgArg,
     #[command(flatten)]
     qemu: QemuStorageDaemonArg,
@@ -60,6 +62,7 @@ impl StandaloneArgs {
     pub fn run(self, log_format: LogFormat) -> Result<()> {
         self.shares.specs()?;
         self.policy.policy()?;
+        self.max_volumes.number()?;
         private_dir(&self.dir)?;
         let layout = Layout::new(
             self.dir.canonicalize().with_context(|| format!("cannot resolve {}", self.dir.display()))?,
@@ -150,6 +153,7 @@ impl StandaloneArgs {
         of_node.push(format!("--agent-socket={}", path(layout.agent_socket())?));
         of_node.push(format!("--dir={}", path(layout.node_dir())?));
         of_node.push(format!("--node-id={node}"));
+        of_node.extend(self.max_volumes.to_args());
         of_node.extend(common);
         Ok(children::CommandLines { data, controller, node: of_node })
     }

@@ -31,7 +31,7 @@ pub(super) async fn get(
     let (metadata, _, request) = request.into_parts();
     required(&request.volume_id, "volume_id")?;
     let handle = volume_handle(&request.volume_id)?;
-    let key = format!("look {}", Uuid::new_v4());
+    let key = format!("{handle}, look {}", Uuid::new_v4());
     let call = Call { method: "ControllerGetVolume", key: &key, patience: Patience::Short };
     let shares = Arc::clone(&service.shares);
     service

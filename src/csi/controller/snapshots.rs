@@ -77,7 +77,7 @@ pub(super) async fn get(
     let (metadata, _, request) = request.into_parts();
     let handle = required(&request.snapshot_id, "snapshot_id")?.parse::<SnapshotHandle>();
     let handle = handle.map_err(|error| Status::not_found(error.to_string()))?;
-    let key = format!("look {}", uuid::Uuid::new_v4());
+    let key = format!("{handle}, look {}", uuid::Uuid::new_v4());
     let call = Call { method: "GetSnapshot", key: &key, patience: Patience::Short };
     let shares = Arc::clone(&service.shares);
     service

@@ -2,7 +2,7 @@
 
 use super::NodeService;
 use crate::csi::call::{Call, Patience};
-use crate::csi::request::{capacity, path, volume_handle};
+use crate::csi::request::{capacity, known_path, volume_handle};
 use crate::rpc::csi::*;
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
@@ -15,7 +15,7 @@ pub(super) async fn expand(
     if request.volume_id.is_empty() {
         return Err(Status::invalid_argument("volume_id is missing"));
     }
-    let at = path(&request.volume_path, "volume_path")?;
+    let at = known_path(&request.volume_path, "volume_path")?;
     // The size is the controller's to limit: what it has given is what the filesystem takes.
     let (required, _) = capacity(request.capacity_range.as_ref())?;
     let handle = volume_handle(&request.volume_id)?;

@@ -3,6 +3,7 @@
 mod expand;
 mod publish;
 mod stage;
+mod stats;
 #[cfg(test)]
 mod tests;
 
@@ -19,8 +20,13 @@ use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 /// What the kubelet may use. The others answer UNIMPLEMENTED.
-const CAPABILITIES: &[RpcType] =
-    &[RpcType::StageUnstageVolume, RpcType::ExpandVolume, RpcType::SingleNodeMultiWriter];
+const CAPABILITIES: &[RpcType] = &[
+    RpcType::StageUnstageVolume,
+    RpcType::ExpandVolume,
+    RpcType::SingleNodeMultiWriter,
+    RpcType::GetVolumeStats,
+    RpcType::VolumeCondition,
+];
 
 /// What a node plugin is made of.
 #[derive(Clone)]
@@ -33,6 +39,8 @@ pub struct NodeParts {
     pub shares: Arc<Shares>,
     /// What the data path's self-test has found so far.
     pub verdict: watch::Receiver<Verdict>,
+    /// How many volumes it takes at a time.
+    pub max_volumes: usize,
 }
 
 /// What is known of a node's data path.
@@ -113,8 +121,7 @@ impl Node for NodeService {
     ) -> Result<Response<NodeGetInfoResponse>, Status> {
         Ok(Response::new(NodeGetInfoResponse {
             node_id: self.parts.node.to_string(),
-            // Zero: the orchestrator decides.
-            max_volumes_per_node: 0,
+            max_volumes_per_node: i64::try_from(self.parts.max_volumes).unwrap_or(i64::MAX),
             accessible_topology: None,
         }))
     }
@@ -132,9 +139,9 @@ impl Node for NodeService {
 
     async fn node_get_volume_stats(
         &self,
-        _request: Request<NodeGetVolumeStatsRequest>,
+        request: Request<NodeGetVolumeStatsRequest>,
     ) -> Result<Response<NodeGetVolumeStatsResponse>, Status> {
-        Err(Status::unimplemented("NodeGetVolumeStats is not offered; see NodeGetCapabilities"))
+        stats::stats(self, request).await
     }
 
     async fn node_expand_volume(

@@ -27,7 +27,11 @@ fn service(verdict: Verdict) -> (NodeService, watch::Sender<Verdict>, tempfile::
         Tools { qemu_img: "none".into(), daemons, agents: Arc::new(agents), policy: Policy::default() };
     let shares = Arc::new(Shares::new(Vec::new(), Arc::new(NoShares), tools));
     let node = "n1".parse().unwrap();
-    (NodeService::new(NodeParts { node, staging: Arc::new(staging), shares, verdict }), tell, dir)
+    (
+        NodeService::new(NodeParts { node, staging: Arc::new(staging), shares, verdict, max_volumes: 8 }),
+        tell,
+        dir,
+    )
 }
 
 struct NoShares;
