@@ -51,6 +51,14 @@ pub struct VolumeReport {
     pub problems: Vec<String>,
 }
 
+impl VolumeReport {
+    /// Of a volume of which nothing is known, or nothing is there.
+    pub fn empty(id: VolumeId) -> Self {
+        let (layers, images, pending, problems) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        VolumeReport { id, name: None, layers, images, pending, problems }
+    }
+}
+
 impl Volumes {
     /// Every volume that has a folder on the share.
     pub fn list(&self) -> Result<Vec<VolumeId>, Error> {
@@ -73,14 +81,7 @@ impl Volumes {
     }
 
     fn look(&self, id: VolumeId) -> Result<VolumeReport, Error> {
-        let mut report = VolumeReport {
-            id,
-            name: None,
-            layers: Vec::new(),
-            images: Vec::new(),
-            pending: Vec::new(),
-            problems: Vec::new(),
-        };
+        let mut report = VolumeReport::empty(id);
         match self.read(id) {
             Ok(Some(record)) => {
                 if let Err(error) = self.compare(&record, &mut report) {

@@ -53,6 +53,17 @@ impl ShareLock {
         self.file.write_all_at(format!("{generation:020}\n").as_bytes(), 0)?;
         self.file.sync_data()
     }
+
+    /// The generation that was last written so; 0 if there was none.
+    pub(super) fn last_generation(&self) -> io::Result<u64> {
+        let mut text = [0; 20];
+        match self.file.read_exact_at(&mut text, 0) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
+            read => {
+                read.map(|()| std::str::from_utf8(&text).ok().and_then(|text| text.parse().ok()).unwrap_or(0))
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 /// After this a pin whose owner died no longer holds anything up.
-const LEASE: SignedDuration = SignedDuration::from_mins(15);
+pub(super) const LEASE: SignedDuration = SignedDuration::from_mins(15);
 /// How often the lease is renewed: three tries may fail.
 const RENEWAL: Duration = Duration::from_secs(240);
 

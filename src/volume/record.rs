@@ -361,7 +361,7 @@ fn is_false(value: &bool) -> bool {
     !value
 }
 
-fn plain_file_name(name: &str) -> bool {
+pub(super) fn plain_file_name(name: &str) -> bool {
     let fine = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
     name.starts_with("volume-") && name.chars().all(fine) && !name.contains("..")
 }

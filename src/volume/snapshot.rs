@@ -61,6 +61,13 @@ impl Volumes {
         }
     }
 
+    /// Notes whose a snapshot is that was not taken here.
+    pub(super) fn note_owner(&self, volume: VolumeId, id: SnapshotId) -> Result<(), Error> {
+        let path = self.layout.snapshot_owner(id);
+        super::provision::make_folder(path.parent().expect("it is in a folder"))?;
+        Ok(fsio::write_atomic(&path, volume.to_string().as_bytes())?)
+    }
+
     /// Drops a snapshot. Its space comes back later, by [`Volumes::tidy`]. Not there: success.
     pub fn delete_snapshot(&self, volume: VolumeId, snapshot: SnapshotId) -> Result<(), Error> {
         let mut locked = match self.lock(volume) {

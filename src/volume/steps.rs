@@ -39,6 +39,12 @@ steps! {
     ImportCopied = "import-copied",
     /// Both images are there; the record does not say `ready`.
     ImportOverlaid = "import-overlaid",
+    /// A damaged record is kept under another name, and still there under its own.
+    RepairKept = "repair-kept",
+    /// The rebuilt record is there; volume.info is the old one.
+    RepairRebuilt = "repair-rebuilt",
+    /// An image that the record does not know was moved aside.
+    RepairMoved = "repair-moved",
     /// The cut is journaled; there is no overlay.
     CutIntended = "cut-intended",
     /// The overlay has its final name; nothing writes to it.

@@ -1,8 +1,10 @@
 //! What the command line makes on a share, with the command killed at a step and run again.
 
+use crate::driver::{Use, from_snapshot};
 use crate::share::{Share, volume_of};
 use crate::support::domain::{read_start, write_at};
 use crate::support::{qemu_img, qemu_storage_daemon, scratch};
+use crate::world::{Disk, World, patiently};
 use serde_json::Value;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -10,21 +12,29 @@ use std::process::{Command, Output};
 use strata::volume::steps::Step;
 use tempfile::TempDir;
 
-pub const LENGTH: usize = 300 << 10;
+const LENGTH: usize = 300 << 10;
 
 /// A share that commands alone work on.
-pub struct Terminal {
-    pub share: Share,
-    pub root: PathBuf,
-    pub dir: TempDir,
+struct Terminal {
+    share: Share,
+    root: PathBuf,
+    /// Where files are that are imported.
+    files: PathBuf,
+    _dir: Option<TempDir>,
 }
 
 impl Terminal {
-    pub fn new() -> Terminal {
+    fn new() -> Terminal {
         let dir = scratch();
         let root = dir.path().join("share");
         std::fs::create_dir(&root).unwrap();
-        Terminal { share: Share::new(&root), root, dir }
+        Terminal { share: Share::new(&root), root, files: dir.path().to_owned(), _dir: Some(dir) }
+    }
+
+    /// On a world's share.
+    fn of(world: &World) -> Terminal {
+        let (root, files) = (world.dir.path().join("share"), world.dir.path().to_owned());
+        Terminal { share: Share::new(&root), root, files, _dir: None }
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
@@ -35,18 +45,18 @@ impl Terminal {
         command
     }
 
-    pub fn dies(&self, step: Step, arguments: &[&str]) {
+    fn dies(&self, step: Step, arguments: &[&str]) {
         let output = self.command(arguments).env("STRATA_CRASH_AT", step.name()).output().unwrap();
         assert_eq!(output.status.signal(), Some(libc::SIGKILL), "at {}: {}", step.name(), said(&output));
     }
 
-    pub fn answers(&self, arguments: &[&str]) -> Value {
+    fn answers(&self, arguments: &[&str]) -> Value {
         let output = self.command(arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(0), "{}", said(&output));
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
-    pub fn refuses(&self, arguments: &[&str]) -> String {
+    fn refuses(&self, arguments: &[&str]) -> String {
         let output = self.command(arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(4), "{}", said(&output));
         said(&output)
@@ -54,15 +64,15 @@ impl Terminal {
 
     /// A raw file with something in it.
     fn file(&self, name: &str, value: u8) -> (String, Vec<u8>) {
-        let path = self.dir.path().join(name);
+        let path = self.files.join(name);
         let bytes = vec![value; LENGTH];
         std::fs::File::create(&path).unwrap().set_len((8 << 20) + 512).unwrap();
         write_at(&path, 0, &bytes);
         (path.to_str().unwrap().to_owned(), bytes)
     }
 
-    pub fn active_reads(&self, handle: &str, bytes: &[u8]) {
-        let look = self.share.keep(&self.share.active_chain(volume_of(handle)), self.dir.path().join("look"));
+    fn active_reads(&self, handle: &str, bytes: &[u8]) {
+        let look = self.share.keep(&self.share.active_chain(volume_of(handle)), self.files.join("look"));
         assert!(read_start(&look.path, bytes.len()) == bytes, "{handle} is not what it was made from");
         std::fs::remove_file(look.path).unwrap();
     }
@@ -102,4 +112,46 @@ fn again(step: Step, value: u8) {
     assert!(terminal.refuses(&arguments(&third)).contains("another file"));
     terminal.share.holds_only(&[volume], &[]);
     assert!(Path::new(&first).exists(), "an import only reads");
+}
+
+/// G10: a volume with a snapshot and a clone whose record is damaged, and an image that nobody knows.
+pub fn repair(step: Step) {
+    let mut world = World::new();
+    world.calm();
+    let mut disk = world.disk("pvc-source", "raw");
+    world.write(&mut disk, 0..10, 1);
+    let snapshot = world.snapshot(&disk, "s1");
+    let clone = from_snapshot("pvc-clone", &snapshot, Use::Block);
+    let clone =
+        Disk { id: patiently(|| world.driver.create(clone.clone())).volume_id, now: disk.now.clone() };
+    world.write(&mut disk, 4..12, 2);
+    world.pause();
+
+    let terminal = Terminal::of(&world);
+    let volume = disk.volume();
+    let path = world.share.layout.record(volume);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let end = bytes.len() - 100;
+    bytes.truncate(end);
+    std::fs::write(&path, &bytes).unwrap();
+    let stranger = world.share.layout.volume(volume).join("volume-stranger");
+    std::fs::write(&stranger, "somebody's").unwrap();
+    let (id, lost) = (volume.to_string(), world.share.layout.volume(volume).join("lost+found"));
+    terminal.dies(step, &["check", "--repair", &id]);
+    let checked = terminal.answers(&["check", "--repair", &id]);
+    assert_eq!(checked[0]["problems"], serde_json::json!([]), "{checked}");
+    assert_eq!(std::fs::read(lost.join("volume-stranger")).unwrap(), b"somebody's");
+    let kept = std::fs::read_dir(world.share.layout.volume(volume)).unwrap().flatten();
+    for entry in kept.filter(|entry| entry.file_name().to_string_lossy().contains("damaged")) {
+        assert_eq!(std::fs::read(entry.path()).unwrap(), bytes);
+        std::fs::remove_file(entry.path()).unwrap();
+    }
+    std::fs::remove_dir_all(lost).unwrap();
+
+    world.calm();
+    world.verify_disk(&disk);
+    world.verify_disk(&clone);
+    world.write(&mut disk, 0..3, 3);
+    world.verify_disk(&disk);
+    world.end(&[volume, clone.volume()]);
 }

@@ -6,6 +6,7 @@ mod driver;
 mod export;
 mod import;
 mod look;
+mod repair;
 #[path = "../backup/s3_server.rs"]
 mod s3_server;
 #[path = "../support/mod.rs"]

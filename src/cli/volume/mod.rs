@@ -28,7 +28,7 @@ enum Verb {
     List(list::ListArgs),
     /// Show all that is known of one volume: its layers, who stands on them and who uses them.
     Show(show::ShowArgs),
-    /// Show chains, and compare records with files, headers and image locks. Changes nothing.
+    /// Show chains, and compare records with files, headers and image locks. Changes nothing without --repair.
     Check(check::CheckArgs),
     /// Write a volume, attached or not, or a snapshot into one flat file or object.
     Export(export::ExportArgs),
