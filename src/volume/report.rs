@@ -1,5 +1,6 @@
 //! What a person sees of volumes: one line each, or all that is known of one. Nothing here changes anything.
 
+use super::background::Background;
 use super::error::{Error, VolumeNotFoundSnafu};
 use super::id::{LayerId, NodeId, SnapshotHandle, VolumeHandle, VolumeId};
 use super::record::{Attachment, Consistency, Intent, Layer, Merge, ParentLayer, Pin, Record, State};
@@ -142,6 +143,8 @@ pub struct VolumeDetail {
     pub merge: Option<Merge>,
     /// Files that are still to be unlinked.
     pub trash: Vec<String>,
+    /// What the background does with it, or what went wrong there.
+    pub background: Option<Background>,
     /// What of the chain cannot be followed.
     pub problems: Vec<String>,
 }
@@ -234,6 +237,10 @@ impl Volumes {
             size: snapshot.size,
             consistency: snapshot.consistency,
         });
+        let background = self.background(id).unwrap_or_else(|error| {
+            problems.push(error.to_string());
+            None
+        });
         Ok(VolumeDetail {
             summary: self.summary_of(&record),
             kind: record.kind,
@@ -250,6 +257,7 @@ impl Volumes {
             intent: record.intent,
             merge: record.merge,
             trash: record.trash,
+            background,
             problems,
         })
     }

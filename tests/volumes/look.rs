@@ -91,6 +91,17 @@ fn a_volume_is_listed_and_shown_with_all_that_stands_on_it() {
     );
     let text = said(&strata(volumes, "show", &[&volume.to_string()]));
     assert!(text.contains("by a reader, until") && text.contains("epoch 1"), "{text}");
+    // As the background leaves it.
+    let note = json!({"run": uuid::Uuid::nil(), "direction": "commit", "done": 1 << 20, "total": 4 << 20,
+        "updated_at": "2026-01-01T00:00:00Z"});
+    let path = volumes.layout().background(volume);
+    std::fs::write(&path, note.to_string()).unwrap();
+    let text = said(&strata(volumes, "show", &[&volume.to_string()]));
+    assert!(text.contains("a merge (commit): 1.0 MiB of 4.0 MiB, 25 %"), "{text}");
+    let mut failed = note.clone();
+    failed["error"] = json!("no room");
+    std::fs::write(&path, failed.to_string()).unwrap();
+    assert_eq!(answer(volumes, "show", &[&volume.to_string()])["background"], failed);
     assert_eq!(strata(volumes, "show", &["6f1d3c52-8b7a-4d0e-9a41-52c71e0b7a01"]).status.code(), Some(3));
 }
 

@@ -7,7 +7,7 @@ use crate::cli::exit::Failure;
 use crate::cli::output::{self, lines};
 use crate::cli::size::human;
 use crate::volume::record::{Intent, Merge, Pin};
-use crate::volume::{LayerDetail, VolumeDetail};
+use crate::volume::{Background, LayerDetail, VolumeDetail};
 use clap::Args;
 use jiff::Timestamp;
 use std::fmt::Write;
@@ -90,6 +90,7 @@ fn text(volume: &VolumeDetail) -> String {
         "pending",
         pending.chain(volume.trash.iter().map(|file| format!("{file} is to be removed"))),
     );
+    section(&mut text, "background", volume.background.iter().map(background_text));
     section(&mut text, "wrong", volume.problems.iter().cloned());
     text
 }
@@ -132,6 +133,22 @@ fn merge_text(merge: &Merge) -> String {
     let stopping = if merge.cancelled { ", being stopped" } else { "" };
     let Merge { lower, upper, started_at, .. } = merge;
     format!("a merge ({direction}) of layer {lower} and {upper}, begun {started_at}{stopping}")
+}
+
+fn background_text(background: &Background) -> String {
+    let Background { direction, done, total, updated_at, error, .. } = background;
+    let direction = format!("{direction:?}").to_lowercase();
+    match error {
+        Some(error) => format!("a merge ({direction}) failed {updated_at}, and is tried again: {error}"),
+        None => {
+            let percent = done.saturating_mul(100).checked_div(*total).unwrap_or(0);
+            format!(
+                "a merge ({direction}): {} of {}, {percent} %, at {updated_at}",
+                human(*done),
+                human(*total)
+            )
+        }
+    }
 }
 
 fn section(text: &mut String, title: &str, items: impl Iterator<Item = String>) {
