@@ -10,6 +10,7 @@ mod driver;
 mod support;
 
 mod capacity;
+mod codes;
 mod listing;
 mod publishing;
 mod requests;

@@ -5,7 +5,7 @@ use crate::csi::call::{Call, Patience, limit};
 use crate::csi::capability;
 use crate::csi::request::{path, required, volume_handle};
 use crate::rpc::csi::*;
-use crate::volume::StageVolume;
+use crate::volume::{StageVolume, VolumeHandle};
 use std::sync::Arc;
 use std::time::Instant;
 use tonic::{Request, Response, Status};
@@ -44,7 +44,10 @@ pub(super) async fn unstage(
     let (metadata, _, request) = request.into_parts();
     required(&request.volume_id, "volume_id")?;
     let staging_path = path(&request.staging_target_path, "staging_target_path")?;
-    let handle = volume_handle(&request.volume_id)?;
+    let Ok(handle) = request.volume_id.parse::<VolumeHandle>() else {
+        // No volume of ours can have that id: nothing of it is here.
+        return Ok(Response::new(NodeUnstageVolumeResponse {}));
+    };
     let (key, staging) = (handle.to_string(), Arc::clone(&service.parts.staging));
     let call = Call { method: "NodeUnstageVolume", key: &key, patience: Patience::Node };
     service

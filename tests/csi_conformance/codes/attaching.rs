@@ -1,0 +1,82 @@
+//! ControllerPublishVolume and its opposite.
+
+use super::{Rows, absent, id_of, lock};
+use crate::calls::{NODE, create_request, mount};
+use crate::driver::Driver;
+use crate::requests::mode;
+use crate::support;
+use strata::rpc::csi::volume_capability::access_mode::Mode;
+use strata::rpc::csi::*;
+use tonic::Status;
+
+pub const RPCS: &[&str] = &["ControllerPublishVolume", "ControllerUnpublishVolume"];
+
+impl Driver {
+    async fn attach(&self, id: &str, node: &str, capability: Option<VolumeCapability>) -> Result<(), Status> {
+        let request = ControllerPublishVolumeRequest {
+            volume_id: id.to_owned(),
+            node_id: node.to_owned(),
+            volume_capability: capability,
+            ..Default::default()
+        };
+        self.controller().controller_publish_volume(request).await.map(drop)
+    }
+
+    async fn detach(&self, id: &str, node: &str) -> Result<(), Status> {
+        let request = ControllerUnpublishVolumeRequest {
+            volume_id: id.to_owned(),
+            node_id: node.to_owned(),
+            ..Default::default()
+        };
+        self.controller().controller_unpublish_volume(request).await.map(drop)
+    }
+
+    /// Another node of this share, which runs nowhere.
+    fn register(&self, node: &str) {
+        let nodes = self.share_root().join("nodes");
+        let here = std::fs::read_to_string(nodes.join(format!("{NODE}.json"))).unwrap();
+        std::fs::write(nodes.join(format!("{node}.json")), here.replace(NODE, node)).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attaching_gets_the_documented_codes() {
+    support::need_root();
+    let driver = Driver::start();
+    let mut rows = Rows::of(RPCS);
+    let it = "ControllerPublishVolume";
+    let id = driver.create(create_request("v")).await.unwrap().volume_id;
+    let writer = || Some(mount("ext4"));
+    rows.hold(it, "no volume id", driver.attach("", NODE, writer()).await);
+    rows.hold(it, "no volume id", driver.attach(&id, "", writer()).await);
+    rows.hold(it, "no volume id", driver.attach(&id, NODE, None).await);
+    rows.hold(it, "no volume id", driver.attach(&id, NODE, Some(mode(Mode::MultiNodeMultiWriter))).await);
+    for handle in ["none", "../x", &absent(&id)] {
+        rows.hold(it, "no such volume", driver.attach(handle, NODE, writer()).await);
+    }
+    for node in ["other-node", "../x"] {
+        rows.hold(it, "no such node", driver.attach(&id, node, writer()).await);
+    }
+    let locked = lock(&driver.share_root(), id_of(&id));
+    rows.hold(it, "somebody works", driver.attach(&id, NODE, writer()).await);
+    rows.hold("ControllerUnpublishVolume", "somebody works", driver.detach(&id, NODE).await);
+    drop(locked);
+    driver.attach(&id, NODE, writer()).await.unwrap();
+    rows.hold(it, "already", driver.attach(&id, NODE, writer()).await);
+    driver.register("other-node");
+    let second = driver.attach(&id, "other-node", writer()).await;
+    assert!(second.as_ref().is_err_and(|status| status.message().contains(NODE)), "{second:?}");
+    rows.hold(it, "another node has it", second);
+
+    let it = "ControllerUnpublishVolume";
+    rows.hold(it, "no volume id", driver.detach("", NODE).await);
+    for (handle, node) in [(id.as_str(), "other-node"), (&id, "../x"), ("none", NODE), (&absent(&id), NODE)] {
+        rows.hold(it, "not attached there", driver.detach(handle, node).await);
+    }
+    driver.attach(&id, NODE, writer()).await.expect("it is still attached there");
+    driver.detach(&id, NODE).await.unwrap();
+    rows.hold(it, "not attached there", driver.detach(&id, NODE).await);
+    driver.attach(&id, "other-node", writer()).await.expect("and can go to another node");
+    driver.detach(&id, "").await.unwrap();
+    rows.complete();
+}
