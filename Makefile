@@ -4,7 +4,7 @@ SHELL := /bin/bash
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help packages demo test sanity fmt lint clean-cache
+.PHONY: help packages demo test soak sanity fmt lint clean-cache
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -21,6 +21,9 @@ test: packages $(if $(CI),lint) ## Builds and runs every test; T="name …" for 
 
 sanity: packages ## csi-sanity against a real driver: make sanity CSI_SANITY=/path/to/csi-sanity
 	CSI_SANITY="$(CSI_SANITY)" scripts/run-sanity
+
+soak: packages ## Random histories against a model, HOURS=1 or more
+	scripts/run-soak
 
 fmt: ## Formats the code
 	cargo fmt

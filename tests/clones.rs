@@ -159,3 +159,13 @@ fn a_copy_of_an_unused_volume_is_as_new() {
         domain.detach(volume);
     }
 }
+
+/// Growth is a change: what is exported of a volume that only grew has its new size.
+#[test]
+fn a_volume_that_grew_and_was_not_written_to_is_no_copy_of_what_is_below() {
+    let domain = Domain::new();
+    let volume = domain.create("pvc", VolumeKind::Qcow2);
+    domain.volumes.snapshot(volume, "s").unwrap();
+    domain.volumes.expand(volume, Some(2 * GIB), None).unwrap();
+    assert_eq!(domain.volumes.pin_volume(volume, "a test").unwrap().size, 2 * GIB);
+}

@@ -95,6 +95,11 @@ impl Locked<'_> {
         }
         let path = self.image(&active.file);
         let Ok(_closed) = ImageLock::write(&path) else { return Ok(None) };
+        // The layer below may be smaller than what stands on it: growth is a change too.
+        let below = self.volumes.chain(&self.record, active.id)?.into_iter().nth(1);
+        if below.is_none_or(|below| below.layer.size != active.size) {
+            return Ok(None);
+        }
         Ok(header::has_no_data(&path).context(ImageHeaderSnafu)?.then_some(parent))
     }
 

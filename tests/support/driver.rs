@@ -104,6 +104,15 @@ impl Driver {
         panic!("{what}; its log ends with:\n{}", lines[lines.len().saturating_sub(40)..].join("\n"));
     }
 
+    /// Whether it has ended by itself: it gives up when its roles die too often. Then as a supervisor would.
+    pub fn launch_if_ended(&mut self) {
+        let ended = self.child.as_mut().is_some_and(|child| child.try_wait().is_ok_and(|end| end.is_some()));
+        if ended {
+            self.child = None;
+            self.launch();
+        }
+    }
+
     /// SIGTERM: controller and node end, staged volumes go on.
     pub fn stop(&mut self) {
         let Some(mut child) = self.child.take() else { return };
@@ -303,6 +312,20 @@ impl Driver {
             ..Default::default()
         };
         let answer = self.call("CreateSnapshot", |channel| {
+            let request = request.clone();
+            async move { ControllerClient::new(channel).create_snapshot(request).await }
+        })?;
+        Ok(answer.snapshot.expect("a snapshot"))
+    }
+
+    /// One try, whatever the answer.
+    pub fn snapshot_once(&self, volume_id: &str, name: &str) -> Result<Snapshot, Status> {
+        let request = CreateSnapshotRequest {
+            source_volume_id: volume_id.to_owned(),
+            name: name.to_owned(),
+            ..Default::default()
+        };
+        let answer = self.once(&|channel| {
             let request = request.clone();
             async move { ControllerClient::new(channel).create_snapshot(request).await }
         })?;
