@@ -169,3 +169,21 @@ fn a_volume_that_grew_and_was_not_written_to_is_no_copy_of_what_is_below() {
     domain.volumes.expand(volume, Some(2 * GIB), None).unwrap();
     assert_eq!(domain.volumes.pin_volume(volume, "a test").unwrap().size, 2 * GIB);
 }
+
+/// A source that somebody works on while its last clone goes is not forgotten: the background hears of it.
+#[test]
+fn what_a_deleted_clone_stood_on_is_freed_even_if_it_was_busy() {
+    let domain = Domain::new();
+    let source = domain.create("pvc-source", VolumeKind::Qcow2);
+    let clone = domain.create_from("pvc-clone", VolumeKind::Qcow2, of(&domain, source));
+    domain.volumes.delete(source).unwrap();
+    domain.volumes.take_due();
+    let lock = std::fs::File::open(domain.volumes.layout().lock(source)).unwrap();
+    lock.lock().unwrap();
+    domain.volumes.delete(clone).unwrap();
+    drop(lock);
+    assert!(domain.volumes.layout().volume(source).exists());
+    assert!(domain.volumes.take_due().contains(&source), "nobody would look at it for a long time");
+    domain.volumes.tidy(source).unwrap();
+    nothing_left(&domain);
+}

@@ -54,6 +54,9 @@ impl Tidy {
         self.runtime.spawn(async move {
             loop {
                 this.tidy(&volumes, volume, &handle).await;
+                for other in volumes.take_due() {
+                    this.request(&volumes, other);
+                }
                 let mut running = this.running.lock().unwrap_or_else(PoisonError::into_inner);
                 match running.get_mut(&handle) {
                     Some(again) if *again => *again = false,

@@ -46,9 +46,16 @@ impl Volumes {
     /// Frees every layer that nothing refers to; of a deleted volume, in the end, all. Then the same
     /// for the volumes that it stood on.
     pub(super) fn sweep(&self, id: VolumeId) -> Result<(), Error> {
-        let mut queue = vec![id];
-        while let Some(id) = queue.pop() {
-            queue.extend(self.sweep_one(id)?);
+        let mut queue: Vec<VolumeId> = self.sweep_one(id)?.into_iter().collect();
+        while let Some(source) = queue.pop() {
+            // With a reference less it may have layers to merge; and one that is busy is freed then.
+            self.note_due(source);
+            match self.sweep_one(source) {
+                Ok(more) => queue.extend(more),
+                Err(error) => {
+                    tracing::debug!(volume = %source, %error, "what it no longer needs is freed later")
+                }
+            }
         }
         Ok(())
     }

@@ -12,8 +12,9 @@ use super::survey;
 use super::view::{Room, VolumeView};
 use crate::gluster::Share;
 use crate::qsd::DaemonHost;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// How long an operation waits for a volume that another one works on, before it answers "busy".
@@ -41,13 +42,24 @@ pub struct Volumes {
     pub(super) tools: Tools,
     pub(super) lock_wait: Duration,
     pub(super) index: Index,
+    /// Volumes for which the background has perhaps something to do, as a hint.
+    due: Arc<Mutex<BTreeSet<VolumeId>>>,
 }
 
 impl Volumes {
     /// The volumes of an opened share.
     pub fn new(share: Share, tools: Tools) -> Self {
         let layout = Layout::new(&share.root);
-        Volumes { share, layout, tools, lock_wait: LOCK_WAIT, index: Index::default() }
+        Volumes { share, layout, tools, lock_wait: LOCK_WAIT, index: Index::default(), due: Arc::default() }
+    }
+
+    pub(super) fn note_due(&self, volume: VolumeId) {
+        self.due.lock().unwrap_or_else(PoisonError::into_inner).insert(volume);
+    }
+
+    /// Volumes that lost a reference lately: to be tidied. Each is told once.
+    pub fn take_due(&self) -> BTreeSet<VolumeId> {
+        std::mem::take(&mut *self.due.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The share.
