@@ -5,6 +5,7 @@
 //! Each change is journaled in the volume's record ([`record`]) before its first effect, so that whoever
 //! takes the lock next can finish it (`cut::recover`).
 
+mod adopt;
 mod agents;
 mod background;
 mod chain;
@@ -54,6 +55,7 @@ mod target;
 mod view;
 mod volumes;
 
+pub use adopt::Adopt;
 pub use agents::{
     AgentError, Agents, CutOrder, CutReport, GrowOrder, GrowReport, MergeCall, MergeReport, MergeStep,
     MergeWork, OpenImage,

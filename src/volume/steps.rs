@@ -39,6 +39,12 @@ steps! {
     ImportCopied = "import-copied",
     /// Both images are there; the record does not say `ready`.
     ImportOverlaid = "import-overlaid",
+    /// Adopted images have second names in the volume's folder; there is no record.
+    AdoptLinked = "adopt-linked",
+    /// The record of an adopted volume is there; its images still have their old names, too.
+    AdoptRecorded = "adopt-recorded",
+    /// Some of the old names are gone.
+    AdoptUnlinked = "adopt-unlinked",
     /// A damaged record is kept under another name, and still there under its own.
     RepairKept = "repair-kept",
     /// The rebuilt record is there; volume.info is the old one.

@@ -2,6 +2,7 @@
 
 use crate::driver::{Use, from_snapshot};
 use crate::share::{Share, volume_of};
+use crate::support::cinder::CinderVolume;
 use crate::support::domain::{read_start, write_at};
 use crate::support::{qemu_img, qemu_storage_daemon, scratch};
 use crate::world::{Disk, World, patiently};
@@ -154,4 +155,31 @@ pub fn repair(step: Step) {
     world.write(&mut disk, 0..3, 3);
     world.verify_disk(&disk);
     world.end(&[volume, clone.volume()]);
+}
+
+/// G16: the same command goes on, wherever it was killed, and no image is ever without a name.
+pub fn adopt(step: Step) {
+    let terminal = Terminal::new();
+    let cinder = CinderVolume::new(&terminal.root, "raw", 2);
+    // The share's own folders come with its first use.
+    assert_eq!(terminal.answers(&["list"]), serde_json::json!([]));
+    let arguments = ["import", "--cinder", &cinder.id];
+    terminal.dies(step, &arguments);
+    let adopted = terminal.answers(&arguments);
+    let handle = adopted["handle"].as_str().unwrap();
+    let volume = volume_of(handle);
+    terminal.active_reads(handle, &cinder.states[2]);
+    for (index, snapshot) in adopted["snapshots"].as_array().unwrap().iter().enumerate() {
+        let chain = terminal.share.snapshot_chain(snapshot.as_str().unwrap());
+        let look = terminal.share.keep(&chain, terminal.files.join("look"));
+        let expected = &cinder.states[index];
+        assert!(read_start(&look.path, expected.len()) == *expected, "{snapshot}");
+        std::fs::remove_file(look.path).unwrap();
+    }
+    terminal.share.folder_agrees(volume);
+    terminal.share.check(volume);
+    assert_eq!(cinder.files(), []);
+    let snapshots: Vec<_> = cinder.snapshots.iter().map(|id| id.parse().unwrap()).collect();
+    terminal.share.holds_only(&[volume], &snapshots);
+    assert_eq!(terminal.answers(&arguments), adopted);
 }

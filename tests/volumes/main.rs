@@ -1,5 +1,6 @@
 //! `strata volume …` on shares in a folder, with real images, daemons and locks.
 
+mod adopt;
 #[path = "../support/driver.rs"]
 #[allow(dead_code)]
 mod driver;

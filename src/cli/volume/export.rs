@@ -154,8 +154,8 @@ mod tests {
 
     #[test]
     fn targets_are_told_apart() {
-        assert!(matches!("disk.raw".parse(), Ok(Target::File(path)) if path == PathBuf::from("disk.raw")));
-        assert!(matches!("file:///a/b".parse(), Ok(Target::File(path)) if path == PathBuf::from("/a/b")));
+        assert!(matches!("disk.raw".parse(), Ok(Target::File(path)) if path.to_str() == Some("disk.raw")));
+        assert!(matches!("file:///a/b".parse(), Ok(Target::File(path)) if path.to_str() == Some("/a/b")));
         let object = "s3://bucket/a/b.qcow2".parse();
         assert!(
             matches!(object, Ok(Target::Object { bucket, key }) if bucket == "bucket" && key == "a/b.qcow2")

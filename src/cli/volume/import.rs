@@ -1,4 +1,4 @@
-//! `strata volume import`: a file becomes a volume (K8).
+//! `strata volume import`: a file becomes a volume (K8), or what Cinder left does (G16).
 
 use super::manifest::{ManifestArgs, yaml};
 use super::{ShareArgs, failure};
@@ -8,11 +8,13 @@ use crate::cli::exit::Failure;
 use crate::cli::output::{lines, with_bar};
 use crate::cli::size::human;
 use crate::image::Format;
-use crate::volume::{ImportFile, SnapshotView, VolumeHandle, VolumeKind, VolumeView, Volumes};
+use crate::volume::{
+    Adopt, ImportFile, SnapshotView, VolumeHandle, VolumeId, VolumeKind, VolumeView, Volumes,
+};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use serde_json::Value;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// The bar counts thousandths: what is read and what is written differ.
@@ -22,19 +24,25 @@ const SCALE: f64 = 1000.0 * 1024.0;
 #[derive(Clone, Debug, Args)]
 pub(super) struct ImportArgs {
     /// The file, which is only read. A qcow2 image with a backing file, an external data file or encryption is refused.
-    #[arg(value_name = "FILE")]
-    file: PathBuf,
+    #[arg(value_name = "FILE", requires = "name", requires = "format", required_unless_present = "cinder")]
+    file: Option<PathBuf>,
     #[command(flatten)]
     share: ShareArgs,
     /// The volume's name. One name is one volume: the same file again finds it, or goes on.
     #[arg(long)]
-    name: String,
-    /// The file's format, raw or qcow2; it is never guessed.
+    name: Option<String>,
+    /// The file's format, raw or qcow2; it is never guessed. With --cinder: that of the base, if nothing stands on it.
     #[arg(long, value_parser = parse_format)]
-    format: Format,
+    format: Option<Format>,
     /// The layout of the volume's base.
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, value_enum, default_value_t, conflicts_with = "cinder")]
     kind: Kind,
+    /// Adopt this volume, with its snapshots, from what Cinder's GlusterFS driver left on the share. Nothing is copied.
+    #[arg(long, value_name = "VOLUME-ID", conflicts_with = "file")]
+    cinder: Option<VolumeId>,
+    /// The folder in which Cinder's files lie, from the share's root.
+    #[arg(long, value_name = "FOLDER", requires = "cinder", default_value = ".")]
+    from: PathBuf,
     #[command(flatten)]
     manifest: ManifestArgs,
 }
@@ -70,19 +78,38 @@ impl ImportArgs {
         let (args, counted) = (self.clone(), progress.clone());
         let work = tokio::task::spawn_blocking(move || {
             let opened = OpenShare::open(&args.share.share)?;
-            args.file(&opened.volumes, &counted, &cancel)
+            match (&args.cinder, &args.file) {
+                (Some(id), None) => args.adopt(&opened.volumes, *id),
+                (None, Some(file)) => args.file(&opened.volumes, file, &counted, &cancel),
+                _ => Err(Failure::usage("give a file, or --cinder")),
+            }
         });
         with_bar(&progress, work).await.map_err(Failure::failed)?
     }
 
-    fn file(&self, volumes: &Volumes, progress: &Progress, cancel: &Cancel) -> Result<Imported, Failure> {
-        refuse_used_source(&self.file)?;
+    fn adopt(&self, volumes: &Volumes, id: VolumeId) -> Result<Imported, Failure> {
+        let (from, name) = (self.from.clone(), self.name.clone());
+        let request = Adopt { id, from, format: self.format, name };
+        let (volume, snapshots) = volumes.adopt(&request).map_err(failure)?;
+        Ok(self.answer(&volume, &snapshots))
+    }
+
+    fn file(
+        &self,
+        volumes: &Volumes,
+        file: &Path,
+        progress: &Progress,
+        cancel: &Cancel,
+    ) -> Result<Imported, Failure> {
+        let (Some(name), Some(format)) = (self.name.clone(), self.format) else {
+            return Err(Failure::usage("a file needs --name and --format"));
+        };
+        refuse_used_source(file)?;
         let kind = match self.kind {
             Kind::Qcow2 => VolumeKind::Qcow2,
             Kind::Raw => VolumeKind::RawSparse,
         };
-        let (name, file) = (self.name.clone(), self.file.clone());
-        let request = ImportFile { name, file, format: self.format, kind };
+        let request = ImportFile { name, file: file.to_owned(), format, kind };
         progress.set_total(SCALE as u64);
         let mut done = 0;
         let imported = volumes.import(&request, &mut |part| {

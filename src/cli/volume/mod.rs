@@ -32,8 +32,8 @@ enum Verb {
     Check(check::CheckArgs),
     /// Write a volume, attached or not, or a snapshot into one flat file or object.
     Export(export::ExportArgs),
-    /// Make a volume from a file.
-    Import(import::ImportArgs),
+    /// Make a volume from a file, or adopt one that Cinder left on the share.
+    Import(Box<import::ImportArgs>),
 }
 
 /// Which share, and the shape of the answer.

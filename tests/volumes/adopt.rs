@@ -1,0 +1,148 @@
+//! Adoption of what Cinder's GlusterFS driver left, made as Cinder makes it (G16, X5).
+
+use crate::support::cinder::{BLOCK, CinderVolume};
+use crate::support::domain::{Domain, write_at};
+use crate::{answer, said, strata};
+use rstest::rstest;
+use serde_json::json;
+use std::os::unix::fs::MetadataExt;
+use strata::image::lock::ImageLock;
+use strata::volume::{Access, SnapshotHandle, VolumeId};
+
+#[rstest]
+fn a_volume_with_snapshots_is_adopted_and_lives_on(#[values("raw", "qcow2")] format: &str) {
+    let domain = Domain::new();
+    let volumes = &domain.volumes;
+    let root = &volumes.share().root;
+    std::fs::create_dir(root.join("cinder")).unwrap();
+    let cinder = CinderVolume::new(&root.join("cinder"), format, 3);
+    let inode = std::fs::metadata(cinder.path("")).unwrap().ino();
+    let arguments = ["--cinder", &cinder.id, "--from", "cinder"];
+    let adopted = answer(volumes, "import", &[&arguments[..], &["--manifest"]].concat());
+    let volume: VolumeId = cinder.id.parse().unwrap();
+    assert_eq!(
+        (&adopted["handle"], &adopted["capacity"]),
+        (&json!(volumes.handle(volume).to_string()), &json!(1 << 30))
+    );
+    // Not copied, and nothing left under the old names.
+    let base = volumes.layout().image(volume, &cinder.name(""));
+    assert_eq!(std::fs::metadata(&base).unwrap().ino(), inode);
+    assert_eq!(std::fs::metadata(&base).unwrap().mode() & 0o777, 0o600);
+    assert_eq!(std::fs::read_dir(root.join("cinder")).unwrap().count(), 0);
+    let report = volumes.inspect(volume).unwrap();
+    assert_eq!((report.problems, report.pending), (vec![], vec![]));
+    let handles: Vec<SnapshotHandle> = adopted["snapshots"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|handle| handle.as_str().unwrap().parse().unwrap())
+        .collect();
+    assert_eq!(
+        handles.iter().map(|handle| handle.snapshot.to_string()).collect::<Vec<_>>(),
+        cinder.snapshots
+    );
+    let contents = &adopted["manifest"][2];
+    assert_eq!(contents["kind"], "VolumeSnapshotContent");
+    assert_eq!(contents["spec"]["source"]["snapshotHandle"], handles[0].to_string());
+
+    let verify = |kept: &[usize], now: &[u8]| {
+        for index in kept {
+            let view = volumes.get_snapshot(volume, handles[*index].snapshot).unwrap().unwrap();
+            assert!(domain.read_snapshot(&view, 8 * BLOCK) == cinder.states[*index], "snapshot {index}");
+        }
+        assert!(domain.read(volume, now.len()) == now);
+    };
+    let mut now = cinder.states[3].clone();
+    verify(&[0, 1, 2], &now);
+    // The same again finds it.
+    assert_eq!(answer(volumes, "import", &arguments)["snapshots"], adopted["snapshots"]);
+
+    let device = domain.attach(volume, Access::Block);
+    now[7 * BLOCK..].fill(9);
+    write_at(&device, 7 * BLOCK as u64, &now[7 * BLOCK..]);
+    domain.detach(volume);
+    volumes.delete_snapshot(volume, handles[1].snapshot).unwrap();
+    volumes.tidy(volume).unwrap();
+    verify(&[0, 2], &now);
+    volumes.snapshot(volume, "ours").unwrap();
+    volumes.delete_snapshot(volume, handles[0].snapshot).unwrap();
+    volumes.tidy(volume).unwrap();
+    verify(&[2], &now);
+    domain.check(volume);
+}
+
+#[test]
+fn a_volume_that_never_had_a_snapshot_needs_its_format() {
+    let domain = Domain::new();
+    let volumes = &domain.volumes;
+    let cinder = CinderVolume::new(&volumes.share().root, "raw", 0);
+    let refused = strata(volumes, "import", &["--cinder", &cinder.id]);
+    assert!(refused.status.code() == Some(4) && said(&refused).contains("--format"), "{}", said(&refused));
+    answer(volumes, "import", &["--cinder", &cinder.id, "--format", "raw", "--name", "db"]);
+    assert!(domain.read(cinder.id.parse().unwrap(), 8 * BLOCK) == cinder.states[0]);
+    assert_eq!(answer(volumes, "list", &[])[0]["name"], "db");
+}
+
+#[test]
+fn what_is_not_as_cinder_leaves_it_is_refused_and_not_touched() {
+    let domain = Domain::new();
+    let volumes = &domain.volumes;
+    let root = volumes.share().root.clone();
+    let cinder = CinderVolume::new(&root, "raw", 2);
+    let (first, second) = (cinder.snapshots[0].clone(), cinder.snapshots[1].clone());
+    let table = std::fs::read_to_string(cinder.path("info")).unwrap();
+    let refused = |why: &str| {
+        let before = cinder.files();
+        let output = strata(volumes, "import", &["--cinder", &cinder.id]);
+        assert!(!output.status.success() && said(&output).contains(why), "{why}: {}", said(&output));
+        assert_eq!(cinder.files(), before);
+        assert_eq!(volumes.list().unwrap(), []);
+    };
+    let with_table = |text: String, why: &str| {
+        std::fs::write(cinder.path("info"), text).unwrap();
+        refused(why);
+        std::fs::write(cinder.path("info"), &table).unwrap();
+    };
+    with_table(table.replace("active", "passive"), "\"active\"");
+    with_table("[]".to_owned(), "no table");
+    with_table(table.replace(&format!("\"{}\"", cinder.name(&first)), "\"../volume-x\""), "no plain name");
+    with_table(
+        table.replace(&format!("\"{}\"", cinder.name(&first)), &format!("\"{}\"", cinder.name(""))),
+        "no overlay",
+    );
+    with_table(table.replace(&format!("\"{first}\":"), "\"tmp-snap\":"), "no snapshot's id");
+    let one_less = table.lines().filter(|line| !line.contains(&format!("\"{first}\":"))).collect::<String>();
+    with_table(one_less, "in no entry");
+    // An older state of the table: the newest overlay is not in its chain.
+    let older =
+        format!("{{\"active\": \"{}\", \"{first}\": \"{}\"}}", cinder.name(&first), cinder.name(&first));
+    with_table(older, "is not in its chain");
+
+    std::fs::write(cinder.path("tmp-snap-x"), "x").unwrap();
+    refused("is not in its chain");
+    std::fs::remove_file(cinder.path("tmp-snap-x")).unwrap();
+    let aside = domain.dir.path().join("aside");
+    for file in [cinder.path(&first), cinder.path("info")] {
+        std::fs::rename(&file, &aside).unwrap();
+        refused(if file == cinder.path("info") { "no volume-" } else { "is not there" });
+        std::fs::rename(&aside, &file).unwrap();
+    }
+    // A link that leads away from the share.
+    std::fs::rename(cinder.path(""), &aside).unwrap();
+    std::os::unix::fs::symlink(&aside, cinder.path("")).unwrap();
+    refused("is a link");
+    std::fs::remove_file(cinder.path("")).unwrap();
+    std::fs::rename(&aside, cinder.path("")).unwrap();
+    // Nova still has it open.
+    let held = ImageLock::write(&cinder.path(&second)).unwrap();
+    refused("in use");
+    drop(held);
+    let wrong = strata(volumes, "import", &["--cinder", &cinder.id, "--format", "qcow2"]);
+    assert!(said(&wrong).contains("is raw by what stands on it"), "{}", said(&wrong));
+    for from in ["..", "volumes", "missing"] {
+        let output = strata(volumes, "import", &["--cinder", &cinder.id, "--from", from]);
+        assert!(!output.status.success(), "{from}: {}", said(&output));
+    }
+    answer(volumes, "import", &["--cinder", &cinder.id]);
+    assert!(domain.read(cinder.id.parse().unwrap(), 8 * BLOCK) == cinder.states[2]);
+}
