@@ -327,7 +327,7 @@ fn two_shares_with_one_volume_name_do_not_meet_on_a_node() {
         parameters: Default::default(),
     };
     other.create(&request).unwrap();
-    other.publish(id, &domain.node).unwrap();
+    other.publish(id, &domain.node, Purpose::Write).unwrap();
     let staging_path = domain.dir.path().join("other");
     std::fs::create_dir(&staging_path).unwrap();
     let stage = StageVolume { volume: id, staging_path: staging_path.clone(), access: Access::Block };
@@ -355,7 +355,7 @@ fn what_is_wrong_with_a_volume_is_told_and_nothing_is_changed() {
     let told = |error: Error| assert!(matches!(error, Error::DamagedRecord { .. }), "{error}");
     told(domain.volumes.snapshot(volume, "other").unwrap_err());
     told(domain.volumes.delete_snapshot(volume, snapshot.handle.snapshot).unwrap_err());
-    told(domain.volumes.publish(volume, &domain.node).unwrap_err());
+    told(domain.volumes.publish(volume, &domain.node, Purpose::Write).unwrap_err());
     told(domain.volumes.delete(volume).unwrap_err());
     assert_eq!(domain.volumes.inspect(volume).unwrap().problems.len(), 1);
     assert_eq!(std::fs::read(&path).unwrap(), damaged, "a damaged record was written over");

@@ -4,7 +4,7 @@ use crate::host::mount::FsType;
 use crate::rpc::csi::VolumeCapability;
 use crate::rpc::csi::volume_capability::AccessType;
 use crate::rpc::csi::volume_capability::access_mode::Mode;
-use crate::volume::{Access, Sharing};
+use crate::volume::{Access, Purpose, Sharing};
 use tonic::Status;
 
 /// What an unset fs_type means.
@@ -17,15 +17,19 @@ pub(super) struct Usage {
     pub(super) access: Access,
     /// At how many paths of a node at a time.
     pub(super) sharing: Sharing,
+    /// What a node is given it for.
+    pub(super) purpose: Purpose,
 }
 
 /// Reads one capability; the error says what is not offered, and why.
 fn read(capability: &VolumeCapability) -> Result<Usage, String> {
     let mode = capability.access_mode.ok_or("a volume capability without an access mode")?.mode();
-    let sharing = match mode {
+    let (sharing, purpose) = match mode {
         // CSI leaves it to the orchestrator how many pods of the node SINGLE_NODE_WRITER means.
-        Mode::SingleNodeWriter | Mode::SingleNodeMultiWriter => Sharing::ManyTargets,
-        Mode::SingleNodeSingleWriter => Sharing::OneTarget,
+        Mode::SingleNodeWriter | Mode::SingleNodeMultiWriter => (Sharing::ManyTargets, Purpose::Write),
+        Mode::SingleNodeSingleWriter => (Sharing::OneTarget, Purpose::Write),
+        Mode::SingleNodeReaderOnly => (Sharing::ManyTargets, Purpose::ReadAlone),
+        Mode::MultiNodeReaderOnly => (Sharing::ManyTargets, Purpose::Read),
         Mode::Unknown => return Err("a volume capability with an unknown access mode".to_owned()),
         Mode::MultiNodeSingleWriter | Mode::MultiNodeMultiWriter => {
             return Err(format!(
@@ -33,15 +37,9 @@ fn read(capability: &VolumeCapability) -> Result<Usage, String> {
                 mode.as_str_name()
             ));
         }
-        Mode::SingleNodeReaderOnly | Mode::MultiNodeReaderOnly => {
-            return Err(format!(
-                "access mode {} is not offered: volumes are attached for writing",
-                mode.as_str_name()
-            ));
-        }
     };
     let access = access(capability)?;
-    Ok(Usage { access, sharing })
+    Ok(Usage { access, sharing, purpose })
 }
 
 fn access(capability: &VolumeCapability) -> Result<Access, String> {
@@ -73,6 +71,13 @@ pub(super) fn all(capabilities: &[VolumeCapability]) -> Result<(), Status> {
         return Err(Status::invalid_argument("volume capabilities are missing"));
     }
     unoffered(capabilities).map_or(Ok(()), |reason| Err(Status::invalid_argument(reason)))
+}
+
+/// Whether a new volume with these capabilities would never hold what they ask for: a filesystem that only readers see.
+pub(super) fn stays_empty(capabilities: &[VolumeCapability]) -> bool {
+    let reader_of_a_filesystem =
+        |usage: Usage| usage.purpose != Purpose::Write && usage.access != Access::Block;
+    capabilities.iter().all(|capability| read(capability).is_ok_and(reader_of_a_filesystem))
 }
 
 /// Why these capabilities cannot be had, if so.
@@ -124,11 +129,21 @@ mod tests {
         assert_eq!(one(Some(&capability(mode, mount("")))).unwrap().sharing, sharing);
     }
 
+    /// K2: readers on one node or on many; a filesystem that nobody could ever make is noticed.
+    #[rstest]
+    #[case(Mode::SingleNodeReaderOnly, Purpose::ReadAlone)]
+    #[case(Mode::MultiNodeReaderOnly, Purpose::Read)]
+    #[case(Mode::SingleNodeWriter, Purpose::Write)]
+    fn readers_are_offered(#[case] mode: Mode, #[case] purpose: Purpose) {
+        let (fs, block) = (capability(mode, mount("")), capability(mode, AccessType::Block(BlockVolume {})));
+        assert_eq!(one(Some(&fs)).unwrap().purpose, purpose);
+        assert_eq!(stays_empty(std::slice::from_ref(&fs)), purpose != Purpose::Write);
+        assert!(!stays_empty(&[fs, block]));
+    }
+
     #[rstest]
     #[case(Mode::MultiNodeMultiWriter, "one node")]
     #[case(Mode::MultiNodeSingleWriter, "one node")]
-    #[case(Mode::MultiNodeReaderOnly, "for writing")]
-    #[case(Mode::SingleNodeReaderOnly, "for writing")]
     #[case(Mode::Unknown, "unknown")]
     fn other_modes_are_refused_with_the_reason(#[case] mode: Mode, #[case] reason: &str) {
         let status = one(Some(&capability(mode, mount("")))).unwrap_err();

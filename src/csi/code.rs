@@ -28,6 +28,7 @@ pub(super) fn code(error: &Error) -> Code {
         // Whoever took the lock meanwhile finishes or finds what was begun here.
         Error::Fenced { .. } => Code::Aborted,
         // CSI: "volume published to another node"; an operator or the scheduler has to act first.
+        Error::ReadElsewhere { .. } => Code::FailedPrecondition,
         Error::AttachedElsewhere { .. } | Error::NotPublished { .. } | Error::Precondition { .. } => {
             Code::FailedPrecondition
         }
@@ -132,6 +133,7 @@ mod tests {
     #[case(Error::Fenced { volume: volume(), reason: text() }, Code::Aborted)]
     #[case(Error::Incompatible { volume: volume(), reason: text() }, Code::AlreadyExists)]
     #[case(Error::AttachedElsewhere { volume: volume(), node: node() }, Code::FailedPrecondition)]
+    #[case(Error::ReadElsewhere { volume: volume(), node: node() }, Code::FailedPrecondition)]
     #[case(Error::NotPublished { volume: volume(), node: node() }, Code::FailedPrecondition)]
     #[case(Error::Precondition { volume: volume(), reason: text() }, Code::FailedPrecondition)]
     #[case(Error::ImageInUse { file: "/x".into() }, Code::FailedPrecondition)]

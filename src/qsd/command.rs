@@ -121,7 +121,7 @@ pub(super) fn run(client: &mut Client, what: &str, command: &str, arguments: Val
     client.execute(command, arguments, LIMIT).context(QmpSnafu { what })
 }
 
-fn text_of(path: &Path) -> Result<&str> {
+pub(super) fn text_of(path: &Path) -> Result<&str> {
     path.to_str()
         .with_context(|| ArgumentSnafu { text: path.to_string_lossy(), reason: "it is no valid UTF-8" })
 }

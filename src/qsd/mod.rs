@@ -5,6 +5,7 @@ mod daemon;
 mod job;
 mod local;
 pub mod qmp;
+pub mod reader;
 pub mod version;
 
 pub use daemon::{Daemon, DaemonError, DaemonHost, DaemonName};

@@ -148,9 +148,7 @@ impl Locked<'_> {
 
     /// Makes the overlay the image that takes the writes, wherever the volume is open.
     fn switch(&mut self, begun: &Begun) -> Result<Switch, Error> {
-        let opened =
-            self.record.attachments.iter().find_map(|a| a.opened.map(|epoch| (a.node.clone(), epoch)));
-        let Some((node, epoch)) = opened else {
+        let Some((node, epoch)) = self.record.writer() else {
             return self.exclude_writers(begun);
         };
         match self.ask_for_cut(&node, epoch, begun) {
@@ -185,13 +183,14 @@ impl Locked<'_> {
         self.volumes.tools.agents.cut(node, &registered.agent, &order)
     }
 
-    /// QEMU's write lock on the layer that is frozen, kept until the record is final: creating an overlay on an
-    /// image that a daemon writes to would succeed, and the writes would go under it.
+    /// A lock of QEMU's that no writer tolerates, on the layer that is frozen, kept until the record is final: creating
+    /// an overlay on an image that a daemon writes to would succeed, and the writes would go under it. Nodes that
+    /// only read the layer may go on: it stays as it is.
     fn exclude_writers(&self, begun: &Begun) -> Result<Switch, Error> {
         let below = self.record.layer(begun.frozen).expect("the frozen layer is in the record");
         // The overlay first: a daemon that is on it has the layer below open for reading only.
         drop(ImageLock::write(&self.image(&begun.file)).context(ImageLockSnafu)?);
-        let lock = ImageLock::write(&self.image(&below.file)).context(ImageLockSnafu)?;
+        let lock = ImageLock::read(&self.image(&below.file)).context(ImageLockSnafu)?;
         Ok(Switch::Detached { _lock: lock })
     }
 

@@ -48,6 +48,11 @@ pub enum Error {
     /// A second writer.
     #[snafu(display("volume {volume} is attached to node {node} for writing; detach it there first"))]
     AttachedElsewhere { volume: VolumeId, node: NodeId },
+    /// Readers, where they cannot be.
+    #[snafu(display(
+        "volume {volume} is attached to node {node} for reading, and it has one writer or many readers; detach it there first"
+    ))]
+    ReadElsewhere { volume: VolumeId, node: NodeId },
     /// Staging without an attachment.
     #[snafu(display("volume {volume} is not published to node {node}: ControllerPublishVolume comes first"))]
     NotPublished { volume: VolumeId, node: NodeId },

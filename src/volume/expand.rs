@@ -46,6 +46,9 @@ impl Volumes {
         if wanted == capacity {
             return Ok(capacity);
         }
+        if let Some(node) = locked.record.reader() {
+            return ReadElsewhereSnafu { volume, node: node.clone() }.fail();
+        }
         locked.stop_merge()?;
         locked.measure()?;
         let active = locked.record.active_layer().context(VolumeNotFoundSnafu { volume })?.clone();
@@ -115,9 +118,7 @@ impl Locked<'_> {
     /// The node that has the active image open. One that cannot be asked may have it.
     fn open_at(&self) -> Result<Option<OpenAt>, Error> {
         let volume = self.id();
-        let opened =
-            self.record.attachments.iter().find_map(|a| a.opened.map(|epoch| (a.node.clone(), epoch)));
-        let Some((node, epoch)) = opened else { return Ok(None) };
+        let Some((node, epoch)) = self.record.writer() else { return Ok(None) };
         let unreachable = |source| Error::NodeUnreachable { volume, node: node.clone(), source };
         let registered = self.volumes.node(&node);
         let unknown = |error: Error| unreachable(AgentError::Unreachable { reason: error.to_string() });

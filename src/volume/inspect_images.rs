@@ -39,7 +39,7 @@ impl Volumes {
             return Ok(());
         }
         let written = lock::in_use(&path).context(ImageLockSnafu)?;
-        let opened = record.attachments.iter().find_map(|a| a.opened.map(|epoch| (&a.node, epoch)));
+        let opened = record.writer();
         match (written, opened) {
             (true, None) => report.problems.push(format!(
                 "{} is open for writing, but the record says that no node has opened it",

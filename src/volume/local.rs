@@ -31,6 +31,9 @@ pub(super) struct Local {
     pub(super) daemon_instance: Option<String>,
     /// The block device.
     pub(super) device: Option<PathBuf>,
+    /// The volume is here to be read only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) reader: bool,
     /// NodeStage has answered OK: from here on pods may use it.
     pub(super) staged: bool,
     /// A cut has frozen the filesystem, or is about to.

@@ -143,9 +143,10 @@ impl Staging {
         Ok(true)
     }
 
-    /// The daemon of an attachment; None when this node does not have it open.
+    /// The daemon of an attachment; None when this node does not have it open for writing.
     pub(super) fn reach(&self, handle: &VolumeHandle, epoch: u64) -> Result<Option<(Local, Client)>, Error> {
-        let Some(local) = self.local.load(handle)?.filter(|local| local.epoch == epoch) else {
+        let Some(local) = self.local.load(handle)?.filter(|local| local.epoch == epoch && !local.reader)
+        else {
             return Ok(None);
         };
         let Some(daemon) = self.daemon_of(&local)? else { return Ok(None) };

@@ -54,6 +54,7 @@ impl Staging {
                 self.daemon_of(&local)?.is_some(),
                 PreconditionSnafu { volume, reason: "its storage daemon died; unstage it first" }
             );
+            // It does not grow under its readers; where they look, it has its size.
             let size = self.parts.backend.refresh(&self.local.work_dir(handle))?;
             let reason = format!("its device has {size} bytes: ControllerExpandVolume comes first");
             ensure!(required.is_none_or(|required| required <= size), OutOfRangeSnafu { reason });
@@ -66,6 +67,9 @@ impl Staging {
     /// Grows the filesystem that is mounted at the staging path, if it is smaller than its device.
     fn grow_mounted(&self, local: &Local) -> Result<(), Error> {
         let (Some(fs), Some(device)) = (&local.filesystem, &local.device) else { return Ok(()) };
+        if local.reader {
+            return Ok(());
+        }
         let volume = local.handle.volume;
         let fs: FsType = fs.parse().map_err(|error| Error::Invalid { reason: format!("{error}") })?;
         if !self.parts.formatter.wants_growth(device, fs)? {

@@ -4,6 +4,7 @@ use super::chain::relative;
 use super::error::*;
 use super::id::{LayerId, VolumeHandle, VolumeId};
 use super::lock::Mode;
+use super::publish::attached;
 use super::record::{Layer, ParentLayer, Record, State};
 use super::steps::{Step, reached};
 use super::store::{Locked, remove_file};
@@ -23,7 +24,7 @@ const GIB: u64 = 1 << 30;
 /// Writing zeros over a whole volume of some TiB; anything else takes a second.
 const FULL_ALLOCATION: Duration = Duration::from_secs(6 * 3600);
 /// Metadata only.
-const QUICK: Duration = Duration::from_secs(60);
+pub(super) const QUICK: Duration = Duration::from_secs(60);
 
 /// Where a clone starts.
 struct Origin {
@@ -228,8 +229,7 @@ impl Volumes {
             return self.sweep(id);
         }
         if let Some(attachment) = locked.record.attachments.first() {
-            let node = attachment.node.clone();
-            return AttachedElsewhereSnafu { volume: id, node }.fail();
+            return Err(attached(id, attachment));
         }
         locked.stop_merge()?;
         let active = locked.record.active_layer().map(|layer| locked.image(&layer.file));

@@ -4,13 +4,33 @@ use super::agents::AgentError;
 use super::cut::is_held;
 use super::error::*;
 use super::id::{NodeId, VolumeId};
-use super::record::{Attachment, State};
+use super::record::{Attachment, Role, State};
 use super::store::Locked;
 use super::view::VolumeView;
 use super::volumes::Volumes;
 use crate::image::lock::ImageLock;
 use jiff::Timestamp;
 use snafu::{OptionExt, ResultExt, ensure};
+
+/// What a node is given a volume for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To write to it; no other node has it then.
+    Write,
+    /// To read it, beside others that do.
+    Read,
+    /// To read it, as the only node.
+    ReadAlone,
+}
+
+impl Purpose {
+    fn role(self) -> Role {
+        match self {
+            Purpose::Write => Role::Writer,
+            Purpose::Read | Purpose::ReadAlone => Role::Reader,
+        }
+    }
+}
 
 impl Volumes {
     /// A volume that is ready.
@@ -24,8 +44,8 @@ impl Volumes {
         Ok(self.read(volume)?.is_some_and(|record| record.state != State::Deleted))
     }
 
-    /// Gives a volume to a node, which alone may write to it.
-    pub fn publish(&self, volume: VolumeId, node: &NodeId) -> Result<(), Error> {
+    /// Gives a volume to a node: to one that writes, or to any number that read.
+    pub fn publish(&self, volume: VolumeId, node: &NodeId, purpose: Purpose) -> Result<(), Error> {
         let mut locked = self.lock(volume)?;
         ensure!(locked.record.state != State::Deleted, VolumeNotFoundSnafu { volume });
         self.node(node)?;
@@ -33,14 +53,25 @@ impl Volumes {
             locked.record.state == State::Ready,
             PreconditionSnafu { volume, reason: format!("it is {:?}, not ready", locked.record.state) }
         );
-        match locked.record.attachments.first() {
-            Some(attachment) if attachment.node == *node => return Ok(()),
-            Some(attachment) => {
-                return AttachedElsewhereSnafu { volume, node: attachment.node.clone() }.fail();
-            }
-            None => {}
+        let role = purpose.role();
+        let (mine, others): (Vec<&Attachment>, Vec<&Attachment>) =
+            locked.record.attachments.iter().partition(|attachment| attachment.node == *node);
+        let beside = |other: &&Attachment| purpose == Purpose::Read && other.role == Role::Reader;
+        if let Some(other) = others.into_iter().find(|other| !beside(other)) {
+            return Err(attached(volume, other));
         }
-        let attachment = Attachment { node: node.clone(), published_at: Timestamp::now(), opened: None };
+        if let Some(mine) = mine.first() {
+            let reason = "it is published to this node in another mode (for reading or for writing); unpublish it first";
+            ensure!(mine.role == role, IncompatibleSnafu { volume, reason });
+            return Ok(());
+        }
+        let attachment = Attachment {
+            node: node.clone(),
+            published_at: Timestamp::now(),
+            opened: None,
+            role,
+            reads: None,
+        };
         locked.record.attachments.push(attachment);
         locked.commit()
     }
@@ -53,12 +84,15 @@ impl Volumes {
             locked => locked?,
         };
         let meant = |attachment: &Attachment| node.is_none_or(|node| attachment.node == *node);
-        let nodes: Vec<NodeId> =
-            locked.record.attachments.iter().filter(|a| meant(a)).map(|a| a.node.clone()).collect();
-        for node in &nodes {
-            locked.let_go(node)?;
+        let attachments: Vec<Attachment> =
+            locked.record.attachments.iter().filter(|a| meant(a)).cloned().collect();
+        for attachment in &attachments {
+            match attachment.role {
+                Role::Writer => locked.let_go(&attachment.node)?,
+                Role::Reader => locked.let_go_of_reader(attachment)?,
+            }
         }
-        if !nodes.is_empty() {
+        if !attachments.is_empty() {
             locked.record.attachments.retain(|attachment| !meant(attachment));
             locked.commit()?;
         }
@@ -76,13 +110,34 @@ impl Locked<'_> {
         if !is_held(&free) {
             return free.map(drop).context(ImageLockSnafu);
         }
+        self.ask_to_release(node)?;
+        ImageLock::write(&active).map(drop).context(ImageLockSnafu)
+    }
+
+    /// Others may read beside it, so that no lock tells whether this one has ended: it is asked. One that cannot be asked
+    /// has ended when nobody has its layer open any more.
+    fn let_go_of_reader(&self, reader: &Attachment) -> Result<(), Error> {
+        let Err(error) = self.ask_to_release(&reader.node) else { return Ok(()) };
+        let opened = reader.reads.or(self.record.active).and_then(|id| self.record.layer(id));
+        let closed = opened.is_none_or(|layer| ImageLock::write(&self.image(&layer.file)).is_ok());
+        if closed { Ok(()) } else { Err(error) }
+    }
+
+    fn ask_to_release(&self, node: &NodeId) -> Result<(), Error> {
         let volume = self.id();
         let unreachable = |source| Error::NodeUnreachable { volume, node: node.clone(), source };
-        let registered = self.volumes.node(node);
-        let registered =
-            registered.map_err(|error| unreachable(AgentError::Unreachable { reason: error.to_string() }))?;
+        let unknown = |error: Error| unreachable(AgentError::Unreachable { reason: error.to_string() });
+        let registered = self.volumes.node(node).map_err(unknown)?;
         let agents = &self.volumes.tools.agents;
-        agents.release(node, &registered.agent, &self.volumes.share.key, volume).map_err(unreachable)?;
-        ImageLock::write(&active).map(drop).context(ImageLockSnafu)
+        agents.release(node, &registered.agent, &self.volumes.share.key, volume).map_err(unreachable)
+    }
+}
+
+/// Why a volume cannot be had: who has it, and for what.
+pub(super) fn attached(volume: VolumeId, attachment: &Attachment) -> Error {
+    let node = attachment.node.clone();
+    match attachment.role {
+        Role::Writer => Error::AttachedElsewhere { volume, node },
+        Role::Reader => Error::ReadElsewhere { volume, node },
     }
 }

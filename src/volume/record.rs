@@ -182,6 +182,29 @@ pub struct Attachment {
     pub published_at: Timestamp,
     /// The epoch under which the node opened the image; None until it does.
     pub opened: Option<u64>,
+    /// What it may do with it. One node writes, or many read, never both.
+    #[serde(default, skip_serializing_if = "Role::is_default")]
+    pub role: Role,
+    /// The layer that a reader has opened: it stays on that one when the volume is cut.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reads: Option<LayerId>,
+}
+
+/// What a node may do with a volume.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Read and write, alone.
+    #[default]
+    Writer,
+    /// Read, beside others.
+    Reader,
+}
+
+impl Role {
+    fn is_default(&self) -> bool {
+        *self == Role::default()
+    }
 }
 
 /// An operation that was begun. Whoever takes the lock next finishes it.
@@ -295,6 +318,17 @@ impl Record {
     /// The layer that takes the writes.
     pub fn active_layer(&self) -> Option<&Layer> {
         self.active.and_then(|id| self.layer(id))
+    }
+
+    /// The node that has the volume open for writing, and the epoch under which.
+    pub fn writer(&self) -> Option<(NodeId, u64)> {
+        let writers = self.attachments.iter().filter(|attachment| attachment.role == Role::Writer);
+        writers.filter_map(|attachment| Some((attachment.node.clone(), attachment.opened?))).next()
+    }
+
+    /// A node that the volume is published to for reading.
+    pub fn reader(&self) -> Option<&NodeId> {
+        self.attachments.iter().find(|attachment| attachment.role == Role::Reader).map(|reader| &reader.node)
     }
 
     /// A snapshot of this volume.

@@ -45,6 +45,8 @@ pub(crate) fn sample() -> Record {
             node: "n1".parse().unwrap(),
             published_at: Timestamp::UNIX_EPOCH,
             opened: Some(1),
+            role: Role::default(),
+            reads: None,
         }],
         intent: Some(Intent::Cut {
             snapshot: SnapshotId::from_name("snap-2"),

@@ -1,9 +1,10 @@
 //! The node's side: an image becomes a block device, gets its filesystem, and is mounted for pods.
 
+use super::chain::images;
 use super::error::*;
 use super::id::{NodeId, VolumeHandle, VolumeId};
 use super::local::{Local, LocalStore, plain_absolute};
-use super::record::State;
+use super::record::{Role, State};
 use super::slots::Slots;
 use super::stats::Looks;
 use super::steps::{Step, reached};
@@ -23,7 +24,7 @@ use std::time::Duration;
 
 pub(super) const REACH: Duration = Duration::from_secs(10);
 /// Prefix of the node names of a volume's chain.
-const PREFIX: &str = "v";
+pub(super) const PREFIX: &str = "v";
 
 /// How pods see a volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,11 +79,11 @@ pub struct Staging {
 }
 
 /// An image that became a block device.
-struct Opened {
-    local: Local,
-    device: attach::Device,
+pub(super) struct Opened {
+    pub(super) local: Local,
+    pub(super) device: attach::Device,
     /// What the record says.
-    new: bool,
+    pub(super) new: bool,
 }
 
 /// The name of the daemon that has a volume open on its node.
@@ -194,8 +195,8 @@ impl Staging {
         let mut locked = volumes.lock(volume)?;
         let node = &self.parts.node;
         ensure!(locked.record.state != State::Deleted, VolumeNotFoundSnafu { volume });
-        let published = locked.record.attachments.iter().any(|attachment| attachment.node == *node);
-        ensure!(published, NotPublishedSnafu { volume, node: node.clone() });
+        let published = locked.record.attachments.iter().find(|attachment| attachment.node == *node);
+        let role = published.context(NotPublishedSnafu { volume, node: node.clone() })?.role;
         ensure!(
             locked.record.state == State::Ready,
             PreconditionSnafu { volume, reason: format!("it is {:?}, not ready", locked.record.state) }
@@ -215,6 +216,7 @@ impl Staging {
             filesystem: None,
             daemon_instance: None,
             device: None,
+            reader: role == Role::Reader,
             staged: false,
             freezing: false,
             targets: Vec::new(),
@@ -226,19 +228,23 @@ impl Staging {
         local.daemon_instance = Some(daemon.instance.clone());
         self.local.save(&local)?;
         let mut client = Client::connect(&daemon.qmp_socket, REACH)?;
-        let top = command::add_chain(&mut client, PREFIX, &super::chain::images(&chain), Open::ReadWrite)?;
+        let top = match role {
+            Role::Reader => self.open_to_read(volumes, &mut client, &local, &chain, &request.access)?,
+            Role::Writer => command::add_chain(&mut client, PREFIX, &images(&chain), Open::ReadWrite)?,
+        };
         drop(client);
         reached(Step::StageDaemonStarted);
         locked.record.epoch = epoch;
         for attachment in locked.record.attachments.iter_mut().filter(|a| a.node == *node) {
             attachment.opened = Some(epoch);
+            attachment.reads = local.reader.then_some(active);
         }
         locked.commit()?;
         reached(Step::StageOpened);
         // Still under the lock: QEMU locks a raw image only when its export can write to it, and until then a
         // detached cut would not see us.
         let work_dir = self.local.work_dir(&local.handle);
-        let access = attach::Access { readonly: false };
+        let access = attach::Access { readonly: local.reader && request.access == Access::Block };
         let device = self.parts.backend.attach(&daemon, &top, &work_dir, access)?;
         local.device = Some(device.path.clone());
         self.local.save(&local)?;
@@ -248,6 +254,9 @@ impl Staging {
 
     /// Makes and mounts the filesystem, or hands the device out as it is.
     fn present(&self, volumes: &Volumes, request: &StageVolume, opened: Opened) -> Result<(), Error> {
+        if opened.local.reader {
+            return self.present_to_read(request, opened);
+        }
         let volume = request.volume;
         let Opened { mut local, device, new } = opened;
         match &request.access {
@@ -283,7 +292,7 @@ impl Staging {
     }
 
     /// mkfs only while the record says new. Then whatever is there is at most half of an earlier mkfs.
-    fn format(&self, volume: VolumeId, device: &Path, fs: FsType, new: bool) -> Result<(), Error> {
+    pub(super) fn format(&self, volume: VolumeId, device: &Path, fs: FsType, new: bool) -> Result<(), Error> {
         let content = self.parts.formatter.probe(device)?;
         match content {
             Content::Filesystem(found) if found == fs.name() && !new => Ok(()),

@@ -81,6 +81,8 @@ steps! {
     MergeFinalized = "merge-finalized",
     /// The record is changed; the old file is in the trash.
     MergeRecorded = "merge-recorded",
+    /// For a reader: its throw-away overlay is made; nothing has it open.
+    StageScratchMade = "stage-scratch-made",
     /// The daemon has the image open; the record does not say so.
     StageDaemonStarted = "stage-daemon-started",
     /// The record says `opened`; there is no block device.

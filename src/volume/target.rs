@@ -59,6 +59,7 @@ impl Staging {
                 self.daemon_of(&local)?.is_some(),
                 PreconditionSnafu { volume, reason: "its storage daemon died; unstage it first" }
             );
+            let readonly = request.readonly || local.reader;
             let block = request.access == Access::Block;
             ensure!(
                 block == local.filesystem.is_none(),
@@ -66,7 +67,7 @@ impl Staging {
             );
             if let Some(mounted) = self.parts.mounter.find(target)? {
                 ensure!(
-                    local.targets.contains(target) && mounted.read_only() == request.readonly,
+                    local.targets.contains(target) && mounted.read_only() == readonly,
                     IncompatibleSnafu { volume, reason: format!("{} is a mount already", target.display()) }
                 );
                 return Ok(());
@@ -85,7 +86,7 @@ impl Staging {
                 std::fs::create_dir_all(target).map_err(Error::io("make the folder", target))?;
                 local.staging_path
             };
-            Ok(self.parts.mounter.bind(&source, target, request.readonly)?)
+            Ok(self.parts.mounter.bind(&source, target, readonly)?)
         })
     }
 

@@ -191,3 +191,29 @@ fn unstage_twice(world: &mut World, id: &str) {
     patiently(|| world.driver.unstage(id, &staging));
     patiently(|| world.driver.unpublish(id));
 }
+
+/// K2: a node that only reads makes its throw-away overlay anew, and leaves the volume as it was.
+pub fn stage_reader(step: Step) {
+    let mut world = World::new();
+    world.arm(step);
+    let id = patiently(|| world.driver.create(new_volume("pvc-fs", 1 << 30, Use::Ext4, &[]))).volume_id;
+    let target = world.attach(&id, Use::Ext4);
+    std::fs::write(target.join("file"), [9; BLOCK]).unwrap();
+    let snapshot = patiently(|| world.driver.snapshot(&id, "s1"));
+    world.keep(&snapshot);
+    world.detach(&id);
+    let place = world.place(&id);
+    let (staging, target) = (place.join("staging"), place.join("target"));
+    patiently(|| world.driver.publish_to_read(&id, Use::Ext4));
+    world.dies(|driver| driver.stage(&id, &staging, Use::Ext4));
+    world.calm();
+    patiently(|| world.driver.stage(&id, &staging, Use::Ext4));
+    patiently(|| world.driver.node_publish(&id, &staging, &target, Use::Ext4));
+    assert_eq!(std::fs::read(target.join("file")).unwrap(), [9; BLOCK]);
+    world.detach(&id);
+    let volume = volume_of(&id);
+    world.verify_points();
+    world.share.folder_agrees(volume);
+    world.share.check(volume);
+    world.end(&[volume]);
+}

@@ -62,6 +62,7 @@ fn scenarios(step: Step) -> &'static [(&'static str, Scenario)] {
         Step::StageDaemonStarted | Step::StageOpened | Step::StageAttached => {
             &[("block", lifecycle::stage_block), ("ext4", lifecycle::stage_new)]
         }
+        Step::StageScratchMade => &[("ext4", lifecycle::stage_reader)],
         Step::StageFormatted | Step::StageMounted => {
             &[("ext4", lifecycle::stage_new), ("xfs", lifecycle::stage_new_xfs)]
         }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use strata::attach::FuseLoop;
 use strata::gluster::{self, Source};
 use strata::host::loopdev::KernelLoops;
@@ -15,13 +15,21 @@ use tempfile::TempDir;
 
 /// Calls the one node's [`Staging`] directly.
 #[derive(Default)]
-pub struct LocalAgent(OnceLock<Arc<Staging>>, AtomicBool);
+pub struct LocalAgent(OnceLock<Arc<Staging>>, AtomicBool, Mutex<Vec<(NodeId, Arc<Staging>)>>);
 
 impl LocalAgent {
     fn staging(&self) -> Result<&Staging, AgentError> {
         let none = || AgentError::Unreachable { reason: "the node is down".into() };
         let up = !self.1.load(Ordering::SeqCst);
         self.0.get().filter(|_| up).map(AsRef::as_ref).ok_or_else(none)
+    }
+
+    /// That of another node, if the test has added one of that name.
+    fn of(&self, node: &NodeId) -> Result<Arc<Staging>, AgentError> {
+        self.staging()?;
+        let others = self.2.lock().unwrap();
+        let other = others.iter().find(|(other, _)| other == node).map(|(_, staging)| staging.clone());
+        Ok(other.unwrap_or_else(|| self.0.get().unwrap().clone()))
     }
 }
 
@@ -51,12 +59,12 @@ impl Agents for LocalAgent {
     }
     fn release(
         &self,
-        _: &NodeId,
+        node: &NodeId,
         _: &str,
         share: &gluster::ShareKey,
         volume: VolumeId,
     ) -> Result<(), AgentError> {
-        self.staging()?.release(share, volume).map_err(failed)
+        self.of(node)?.release(share, volume).map_err(failed)
     }
 }
 
@@ -112,6 +120,23 @@ impl Domain {
         self.agent.1.store(away, Ordering::SeqCst);
     }
 
+    /// Another node of the same machine, with daemons of its own.
+    pub fn add_node(&self, name: &str) -> (NodeId, Arc<Staging>, Arc<LocalDaemons>) {
+        let (node, dir): (NodeId, _) = (name.parse().unwrap(), self.dir.path().join(name));
+        let daemons = Arc::new(LocalDaemons::new(super::qemu_storage_daemon(), dir.join("daemons")));
+        let staging = Arc::new(Staging::new(StagingParts {
+            node: node.clone(),
+            dir: dir.join("node"),
+            daemons: daemons.clone(),
+            backend: Arc::new(FuseLoop::new(Arc::new(KernelLoops), Arc::new(LinuxMounter))),
+            mounter: Arc::new(LinuxMounter),
+            formatter: Arc::new(LinuxFormatter),
+        }));
+        self.agent.2.lock().unwrap().push((node.clone(), staging.clone()));
+        self.volumes.register_node(&NodeRecord::now(node.clone(), "local".into())).unwrap();
+        (node, staging, daemons)
+    }
+
     /// Another share beside the first one.
     pub fn second_share(&self) -> Volumes {
         let share = self.dir.path().join("share-2");
@@ -157,7 +182,7 @@ impl Domain {
     }
 
     pub fn try_attach(&self, volume: VolumeId, access: Access) -> Result<PathBuf, Error> {
-        self.volumes.publish(volume, &self.node)?;
+        self.volumes.publish(volume, &self.node, Purpose::Write)?;
         let (staging_path, target_path) = (self.place(volume), self.place(volume).with_extension("pod"));
         std::fs::create_dir_all(&staging_path).unwrap();
         let request = StageVolume { volume, staging_path: staging_path.clone(), access: access.clone() };

@@ -194,10 +194,19 @@ impl Driver {
     }
 
     pub fn publish(&self, volume_id: &str, usage: Use) -> Result<(), Status> {
+        self.publish_as(volume_id, usage, false)
+    }
+
+    pub fn publish_to_read(&self, volume_id: &str, usage: Use) -> Result<(), Status> {
+        self.publish_as(volume_id, usage, true)
+    }
+
+    fn publish_as(&self, volume_id: &str, usage: Use, readonly: bool) -> Result<(), Status> {
         let request = ControllerPublishVolumeRequest {
             volume_id: volume_id.to_owned(),
             node_id: self.node.clone(),
             volume_capability: Some(capability(usage)),
+            readonly,
             ..Default::default()
         };
         self.call("ControllerPublishVolume", |channel| {

@@ -5,7 +5,7 @@ use crate::csi::call::{Call, Patience};
 use crate::csi::capability;
 use crate::csi::request::{required, volume_handle};
 use crate::rpc::csi::*;
-use crate::volume::{NodeId, VolumeHandle};
+use crate::volume::{NodeId, Purpose, VolumeHandle};
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
@@ -16,10 +16,11 @@ pub(super) async fn publish(
     let (metadata, _, request) = request.into_parts();
     required(&request.volume_id, "volume_id")?;
     let node = required(&request.node_id, "node_id")?;
-    capability::one(request.volume_capability.as_ref())?;
-    if request.readonly {
-        return Err(Status::invalid_argument("attaching read-only is not offered"));
-    }
+    let usage = capability::one(request.volume_capability.as_ref())?;
+    let purpose = match usage.purpose {
+        Purpose::Write if request.readonly => Purpose::ReadAlone,
+        purpose => purpose,
+    };
     let handle = volume_handle(&request.volume_id)?;
     let node = node.parse::<NodeId>().map_err(|error| Status::not_found(error.to_string()))?;
     let key = handle.volume.to_string();
@@ -28,7 +29,7 @@ pub(super) async fn publish(
     service
         .caller
         .run(call, &metadata, move || {
-            shares.get(&handle.share)?.publish(handle.volume, &node)?;
+            shares.get(&handle.share)?.publish(handle.volume, &node, purpose)?;
             Ok(ControllerPublishVolumeResponse::default())
         })
         .await

@@ -19,6 +19,7 @@ use tonic::{Request, Response, Status};
 const CAPABILITIES: &[RpcType] = &[
     RpcType::CreateDeleteVolume,
     RpcType::PublishUnpublishVolume,
+    RpcType::PublishReadonly,
     RpcType::CreateDeleteSnapshot,
     RpcType::ListSnapshots,
     RpcType::CloneVolume,

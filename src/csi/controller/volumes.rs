@@ -25,6 +25,11 @@ pub(super) async fn create(
     }
     let (required, limit) = capacity(request.capacity_range.as_ref())?;
     let source = content_source(request.volume_content_source.as_ref())?;
+    if source.is_none() && capability::stays_empty(&request.volume_capabilities) {
+        return Err(Status::invalid_argument(
+            "an empty volume that is only read never gets a filesystem: name a snapshot or a volume as its source,              or ask for a mode that writes",
+        ));
+    }
     let id = VolumeId::from_name(&name).to_string();
     let call = Call { method: "CreateVolume", key: &id, patience: Patience::Short };
     let (shares, tidy) = (Arc::clone(&service.shares), service.tidy.clone());

@@ -5,7 +5,7 @@ use crate::csi::call::{Call, Patience};
 use crate::csi::capability;
 use crate::csi::request::{path, required, volume_handle};
 use crate::rpc::csi::*;
-use crate::volume::{PublishTarget, VolumeHandle};
+use crate::volume::{PublishTarget, Purpose, VolumeHandle};
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
@@ -25,12 +25,12 @@ pub(super) async fn publish(
     let staging_path = path(&request.staging_target_path, "staging_target_path")?;
     let handle = volume_handle(&request.volume_id)?;
     let (key, staging) = (handle.to_string(), Arc::clone(&service.parts.staging));
-    let readonly = request.readonly;
+    let readonly = request.readonly || usage.purpose != Purpose::Write;
     let call = Call { method: "NodePublishVolume", key: &key, patience: Patience::Node };
     service
         .caller
         .run(call, &metadata, move || {
-            let capability::Usage { access, sharing } = usage;
+            let capability::Usage { access, sharing, .. } = usage;
             let target = PublishTarget { staging_path, target_path, readonly, access, sharing };
             staging.publish(&handle, &target)?;
             Ok(NodePublishVolumeResponse {})
