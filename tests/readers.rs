@@ -300,10 +300,14 @@ fn a_reader_that_does_not_answer_is_not_let_go_of(
     let node = Node::first(&domain);
     let volume = domain.create("pvc-read", kind);
     node.attach(volume, &Access::Block, Purpose::Read).unwrap();
+    let (other, _, _) = domain.add_node("node-2");
+    domain.volumes.publish(volume, &other, Purpose::Read).unwrap();
     if cut {
         domain.volumes.snapshot(volume, "s1").unwrap();
     }
     domain.unplug_agent(true);
+    // One that has never opened it has nothing to let go of.
+    domain.volumes.unpublish(volume, Some(&other)).unwrap();
     let refused = domain.volumes.unpublish(volume, Some(&node.id)).unwrap_err();
     assert!(matches!(&refused, Error::NodeUnreachable { node: named, .. } if *named == node.id), "{refused}");
     assert_eq!(domain.volumes.get(volume).unwrap().nodes, [node.id.clone()]);

@@ -117,6 +117,10 @@ impl Locked<'_> {
     /// Others may read beside it, so that no lock tells whether this one has ended: it is asked. One that cannot be asked
     /// has ended when nobody has its layer open any more.
     fn let_go_of_reader(&self, reader: &Attachment) -> Result<(), Error> {
+        if reader.opened.is_none() {
+            // A daemon that was started by a stage that died before its note keeps writers away by its own locks.
+            return Ok(());
+        }
         let Err(error) = self.ask_to_release(&reader.node) else { return Ok(()) };
         let opened = reader.reads.or(self.record.active).and_then(|id| self.record.layer(id));
         let closed = opened.is_none_or(|layer| ImageLock::write(&self.image(&layer.file)).is_ok());

@@ -120,6 +120,13 @@ impl Driver {
         }
     }
 
+    /// Registers another node, whose agent is this one's.
+    pub fn add_node(&self, name: &str) {
+        let nodes = self.share_root().join("nodes");
+        let here = std::fs::read_to_string(nodes.join("test-node.json")).unwrap();
+        std::fs::write(nodes.join(format!("{name}.json")), here.replace("test-node", name)).unwrap();
+    }
+
     /// Runs `--teardown` to its end.
     pub fn teardown(&self) {
         let output = self.command().arg("--teardown").output().unwrap();

@@ -3,6 +3,7 @@
 mod calls;
 mod driver;
 mod growth;
+mod readers;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -219,9 +220,7 @@ async fn a_second_writer_is_refused_by_name() {
     support::need_root();
     let driver = Driver::start();
     let id = driver.create(create_request("pvc-1")).await.unwrap().volume_id;
-    let here = std::fs::read(driver.share_root().join("nodes/test-node.json")).unwrap();
-    let there = String::from_utf8(here).unwrap().replace("test-node", "other-node");
-    std::fs::write(driver.share_root().join("nodes/other-node.json"), there).unwrap();
+    driver.add_node("other-node");
     driver.publish_to(&id, NODE).await.unwrap();
     driver.publish_to(&id, NODE).await.unwrap();
     let status = driver.publish_to(&id, "other-node").await.unwrap_err();
