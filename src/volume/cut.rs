@@ -86,15 +86,15 @@ impl Locked<'_> {
         self.room_for_another_layer(ParentLayer { volume: self.id(), layer })
     }
 
-    /// The layer under the active one, if nobody has it open and nothing was ever written to it.
+    /// The layer under the active one, if nobody has that open for writing and nothing was ever written to it.
     fn unwritten(&self) -> Result<Option<ParentLayer>, Error> {
         let active = self.record.active_layer().expect("a volume that is ready has an active layer");
         let Some(parent) = active.parent else { return Ok(None) };
-        if self.record.attachments.iter().any(|attachment| attachment.opened.is_some()) {
+        if self.record.writer().is_some() {
             return Ok(None);
         }
         let path = self.image(&active.file);
-        let Ok(_closed) = ImageLock::write(&path) else { return Ok(None) };
+        let Ok(_unchanged) = ImageLock::read(&path) else { return Ok(None) };
         // The layer below may be smaller than what stands on it: growth is a change too.
         let below = self.volumes.chain(&self.record, active.id)?.into_iter().nth(1);
         if below.is_none_or(|below| below.layer.size != active.size) {

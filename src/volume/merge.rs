@@ -19,7 +19,7 @@ use super::cut::is_held;
 use super::error::*;
 use super::flatten::Flattening;
 use super::id::{LayerId, VolumeHandle};
-use super::record::{Attachment, Direction, Merge, Record, Site, State};
+use super::record::{Direction, Merge, Record, Site, State};
 use super::steps::{Step, reached};
 use super::store::Locked;
 use crate::image::Format;
@@ -123,8 +123,7 @@ impl Locked<'_> {
 
     /// The daemon that has the layers open: no other process could write to them.
     fn site(&self) -> Option<Site> {
-        let opened = |a: &Attachment| a.opened.map(|epoch| Site { node: a.node.clone(), epoch });
-        self.record.attachments.iter().find_map(opened)
+        self.record.writer().map(|(node, epoch)| Site { node, epoch })
     }
 
     /// Open in another process, such as the daemon of a clone: a merge would only fail.

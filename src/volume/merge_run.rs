@@ -77,6 +77,10 @@ impl Volumes {
             locked => locked?,
         };
         locked.stop_merge()?;
+        if locked.record.reader().is_some() {
+            // What many nodes have open nobody can merge; the last one to leave has it looked at again.
+            return Ok(false);
+        }
         let Some(begun) = locked.begin_merge()? else { return Ok(false) };
         drop(graph);
         self.verify(&begun.chain)?;

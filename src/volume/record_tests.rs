@@ -110,3 +110,18 @@ fn the_info_table_is_cinders() {
     assert_eq!(table["active"], "volume-a.b");
     assert_eq!(table[&SnapshotId::from_name("snap-1").to_string()], "volume-a.b");
 }
+
+/// Records of before know no readers, and a writer's attachment is written as it always was.
+#[test]
+fn only_a_reader_says_what_it_is() {
+    let mut record = sample();
+    let text = String::from_utf8(encode(&record)).unwrap();
+    assert!(!text.contains("\"role\"") && !text.contains("\"reads\""));
+    let layer = record.layers[0].id;
+    let (node, published_at) = ("n2".parse().unwrap(), Timestamp::UNIX_EPOCH);
+    let reads = Some(layer);
+    record.attachments[0].opened = None;
+    record.attachments.push(Attachment { node, published_at, opened: Some(2), role: Role::Reader, reads });
+    assert_eq!(decode(&encode(&record)).unwrap(), record);
+    assert_eq!((record.writer(), record.reader()), (None, Some(&"n2".parse().unwrap())));
+}

@@ -6,7 +6,7 @@ use crate::cli::backup::OpenShare;
 use crate::cli::exit::Failure;
 use crate::cli::output::{self, lines};
 use crate::cli::size::human;
-use crate::volume::record::{Intent, Merge, Pin};
+use crate::volume::record::{Attachment, Intent, Merge, Pin, Role};
 use crate::volume::{Background, LayerDetail, VolumeDetail};
 use clap::Args;
 use jiff::Timestamp;
@@ -76,14 +76,7 @@ fn text(volume: &VolumeDetail) -> String {
         }),
     );
     section(&mut text, "pins", volume.pins.iter().map(pin_text));
-    section(
-        &mut text,
-        "attached",
-        volume.attachments.iter().map(|attachment| match attachment.opened {
-            Some(epoch) => format!("node {}, opened under epoch {epoch}", attachment.node),
-            None => format!("node {}, published {}, not opened", attachment.node, attachment.published_at),
-        }),
-    );
+    section(&mut text, "attached", volume.attachments.iter().map(attachment_text));
     let pending = volume.intent.iter().map(intent_text).chain(volume.merge.iter().map(merge_text));
     section(
         &mut text,
@@ -93,6 +86,15 @@ fn text(volume: &VolumeDetail) -> String {
     section(&mut text, "background", volume.background.iter().map(background_text));
     section(&mut text, "wrong", volume.problems.iter().cloned());
     text
+}
+
+fn attachment_text(attachment: &Attachment) -> String {
+    let Attachment { node, published_at, .. } = attachment;
+    let only = if attachment.role == Role::Reader { " for reading only" } else { "" };
+    match attachment.opened {
+        Some(epoch) => format!("node {node}{only}, opened under epoch {epoch}"),
+        None => format!("node {node}{only}, published {published_at}, not opened"),
+    }
 }
 
 fn layer_text(text: &mut String, volume: &VolumeDetail, depth: usize, layer: &LayerDetail) {
