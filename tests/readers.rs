@@ -150,6 +150,8 @@ fn many_nodes_read_one_filesystem(
         check_files(&target);
         let refused = std::fs::write(target.join("new"), "x").unwrap_err();
         assert_eq!(refused.raw_os_error(), Some(libc::EROFS));
+        let stats = node.staging.stats(&domain.volumes.handle(volume), &target).unwrap();
+        assert_eq!(stats.health, Health::Sound, "it is read-only because it was asked for so");
     }
     assert!(is_held(&active_file(&domain, volume)), "a writer would not be kept away");
     one.detach(volume);

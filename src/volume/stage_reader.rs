@@ -62,6 +62,7 @@ impl Staging {
             self.parts.mounter.mount(&device.path, &request.staging_path, *fs, &flags)?;
             reached(Step::StageMounted);
             self.parts.backend.release_with_mount(&device)?;
+            local.mounted_read_only = true;
             local.filesystem = Some(fs.name().to_owned());
         }
         local.staged = true;

@@ -247,6 +247,7 @@ mod tests {
             filesystem: Some("ext4".to_owned()),
             daemon_instance: None,
             device: Some("/dev/null".into()),
+            reader: false,
             staged: true,
             freezing: false,
             targets: Vec::new(),
