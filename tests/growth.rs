@@ -51,10 +51,15 @@ fn value_at(device: &Path, offset: u64) -> u8 {
 /// Detached and attached, each kind of image, with a snapshot under it and without: the old bytes stay, the new ones
 /// are zeros that can be written, and the snapshot keeps its size.
 #[rstest]
+#[case(VolumeKind::Qcow2, false)]
+#[case(VolumeKind::Qcow2, true)]
+#[case(VolumeKind::RawSparse, false)]
+#[case(VolumeKind::RawSparse, true)]
+#[case(VolumeKind::RawFull, false)]
 fn a_raw_device_grows(
-    #[values(VolumeKind::Qcow2, VolumeKind::RawSparse, VolumeKind::RawFull)] kind: VolumeKind,
+    #[case] kind: VolumeKind,
+    #[case] with_snapshot: bool,
     #[values(false, true)] attached: bool,
-    #[values(false, true)] with_snapshot: bool,
 ) {
     let domain = Domain::new();
     let volume = domain.create("pvc-grows", kind);

@@ -78,5 +78,17 @@ async fn attaching_gets_the_documented_codes() {
     rows.hold(it, "not attached there", driver.detach(&id, NODE).await);
     driver.attach(&id, "other-node", writer()).await.expect("and can go to another node");
     driver.detach(&id, "").await.unwrap();
+
+    let it = "ControllerPublishVolume";
+    let reader = || Some(mode(Mode::MultiNodeReaderOnly));
+    driver.attach(&id, NODE, reader()).await.unwrap();
+    rows.hold(it, "for the other purpose", driver.attach(&id, NODE, writer()).await);
+    for capability in [writer(), Some(mode(Mode::SingleNodeReaderOnly))] {
+        let beside = driver.attach(&id, "other-node", capability).await;
+        assert!(beside.as_ref().is_err_and(|status| status.message().contains(NODE)), "{beside:?}");
+        rows.hold(it, "and others read it", beside);
+    }
+    driver.attach(&id, "other-node", reader()).await.expect("many may read it");
+    driver.detach(&id, "").await.unwrap();
     rows.complete();
 }

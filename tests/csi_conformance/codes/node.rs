@@ -104,6 +104,16 @@ async fn stage(driver: &Driver, rows: &mut Rows, id: &str) {
         rows.hold(it, "no such volume", driver.stage_once(handle, &staging, ext4()).await);
     }
     rows.hold(it, "not published", driver.stage_once(id, &staging, ext4()).await);
+    let reader = || Some(mode(Mode::MultiNodeReaderOnly));
+    let reading = ControllerPublishVolumeRequest {
+        volume_id: id.to_owned(),
+        node_id: NODE.to_owned(),
+        volume_capability: reader(),
+        ..Default::default()
+    };
+    driver.controller().controller_publish_volume(reading).await.unwrap();
+    rows.hold(it, "it is empty", driver.stage_once(id, &staging, reader()).await);
+    driver.unpublish_from(id, NODE).await.unwrap();
     driver.publish_to(id, NODE).await.unwrap();
     driver.stage(id, &staging, mount("ext4")).await.unwrap();
     rows.hold(it, "there already", driver.stage_once(id, &staging, ext4()).await);

@@ -111,6 +111,8 @@ async fn create(driver: &Driver, rows: &mut Rows, away: &str) {
     for capability in wrong {
         rows.hold(it, "no capability", driver.create_once(with("v", vec![block(), capability])).await);
     }
+    let only_read = vec![mode(Mode::MultiNodeReaderOnly), mode(Mode::SingleNodeReaderOnly)];
+    rows.hold(it, "nothing to copy it from", driver.create_once(with("v", only_read)).await);
     for pair in [("colour", "red"), ("format", "vmdk"), ("preallocation", "full"), ("share", "no:/where")] {
         rows.hold(it, "unknown or impossible", driver.create_once(class("v", &[pair])).await);
     }
@@ -199,6 +201,15 @@ async fn grow_and_validate(driver: &Driver, rows: &mut Rows) {
     for (required, limit) in [(GIB, GIB), (2 * GIB + 1, 3 * GIB - 1)] {
         rows.hold(it, "the limit", driver.grow(&id, range(required, limit)).await);
     }
+    let reading = ControllerPublishVolumeRequest {
+        volume_id: id.clone(),
+        node_id: NODE.to_owned(),
+        volume_capability: Some(mode(Mode::MultiNodeReaderOnly)),
+        ..Default::default()
+    };
+    driver.controller().controller_publish_volume(reading).await.unwrap();
+    rows.hold(it, "nodes read it", driver.grow(&id, range(3 * GIB, 0)).await);
+    driver.unpublish_from(&id, NODE).await.unwrap();
     rows.hold(it, "no room", driver.grow(&id, range(1 << 58, 0)).await);
 
     let it = "ValidateVolumeCapabilities";
