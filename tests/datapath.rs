@@ -318,3 +318,25 @@ fn a_mount_that_is_busy_for_a_moment_is_unmounted() {
     release.join().unwrap();
     assert!(LinuxMounter.find(&target).unwrap().is_none());
 }
+
+/// A daemon that hangs (its share does) holds up nobody who looks for another volume's device.
+#[test]
+fn a_device_that_hangs_keeps_nobody_from_another_one() {
+    use rustix::process::{Pid, Signal, kill_process};
+    let rig = rig();
+    let image = rig.create("base", Format::Raw, 64 * MIB, Preallocation::Off);
+    let (daemon, _) = rig.attach(std::slice::from_ref(&image));
+    let pid = Pid::from_raw(i32::try_from(daemon.pid).unwrap()).unwrap();
+    kill_process(pid, Signal::STOP).unwrap();
+    // Longer than the kernel keeps what the export told of itself.
+    std::thread::sleep(Duration::from_millis(1500));
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let found = KernelLoops.find_by_backing(Path::new("/nowhere/another-volume/image"));
+        let _ = tell.send(found.map(|found| found.len()));
+    });
+    let found = told.recv_timeout(Duration::from_secs(5));
+    kill_process(pid, Signal::CONT).unwrap();
+    assert_eq!(found.expect("the look hangs").unwrap(), 0);
+    rig.detach();
+}

@@ -60,6 +60,8 @@ pub(super) fn code(error: &Error) -> Code {
         // An unsound QEMU: the message says which version is needed.
         Error::Daemon { source: DaemonError::Unusable { .. } } => Code::FailedPrecondition,
         Error::Daemon { source: DaemonError::Process { .. } } => Code::Internal,
+        // A merge or a reader elsewhere that will let go.
+        Error::Command { source } if source.is_lock_conflict() => Code::Aborted,
         // These steps have ended, and what was begun before them is journaled or undone.
         Error::ImageLock { .. }
         | Error::QemuImg { .. }
@@ -98,6 +100,8 @@ mod tests {
     use super::*;
     use crate::host::exec::ExecError;
     use crate::host::mount::FsType;
+    use crate::qsd::command::CommandError;
+    use crate::qsd::qmp::QmpError;
     use crate::volume::{AgentError, Capacity, NodeId, Policy, SnapshotId, VolumeId};
     use rstest::rstest;
     use std::io;
@@ -116,6 +120,13 @@ mod tests {
 
     fn exec_error() -> ExecError {
         ExecError::Timeout { program: text(), limit: std::time::Duration::from_secs(1), stderr: text() }
+    }
+
+    fn refused(desc: &str) -> Error {
+        let (command, class, desc) = (text(), text(), desc.to_owned());
+        Error::Command {
+            source: CommandError::Qmp { what: text(), source: QmpError::Command { command, class, desc } },
+        }
     }
 
     fn errno(code: i32) -> Error {
@@ -149,6 +160,8 @@ mod tests {
     #[case(Error::Full { needed: 2, capacity: Capacity::new(1, 1, 1, &Policy::default()) }, Code::ResourceExhausted)]
     #[case(Error::NodeFull { node: node(), limit: 1 }, Code::ResourceExhausted)]
     #[case(Error::NoShare, Code::Unavailable)]
+    #[case(refused("Failed to get shared \"write\" lock"), Code::Aborted)]
+    #[case(refused("No such file"), Code::Internal)]
     #[case(Error::OutOfRange { reason: text() }, Code::OutOfRange)]
     #[case(Error::Invalid { reason: text() }, Code::InvalidArgument)]
     #[case(errno(libc::ENOSPC), Code::ResourceExhausted)]

@@ -4,8 +4,9 @@ use crate::gluster::{Share, Source};
 use crate::qsd::{Daemon, DaemonError, DaemonHost, DaemonName};
 use crate::rpc::data::data_client::DataClient as Stub;
 use crate::rpc::data::{
-    Daemon as WireDaemon, KeepDaemonRequest, ListDaemonsRequest, ListSharesRequest, MountShareRequest,
-    Share as WireShare, ShutdownRequest, StartDaemonRequest, StopDaemonRequest, UnmountShareRequest,
+    Daemon as WireDaemon, KeepDaemonRequest, ListDaemonsRequest, ListDaemonsResponse, ListSharesRequest,
+    MountShareRequest, Share as WireShare, ShutdownRequest, StartDaemonRequest, StopDaemonRequest,
+    UnmountShareRequest,
 };
 use crate::rpc::{CallError, bounded, uds};
 use snafu::{ResultExt, Snafu};
@@ -97,8 +98,13 @@ impl DataClient {
     /// The daemons that run.
     pub async fn daemons(&self) -> Result<Vec<Daemon>, DataError> {
         let answer = self.list_daemons().await.context(CallSnafu { doing: "list its daemons" })?;
-        let daemons = answer.into_iter().map(daemon_from).collect::<Result<_, String>>();
+        let daemons = answer.daemons.into_iter().map(daemon_from).collect::<Result<_, String>>();
         daemons.map_err(|reason| NonsenseSnafu { reason }.build())
+    }
+
+    /// Which start of the data plane this is.
+    pub async fn instance(&self) -> Result<String, DataError> {
+        Ok(self.list_daemons().await.context(CallSnafu { doing: "say which it is" })?.instance)
     }
 
     /// Ends the data plane, with `unmount_shares` its mounts too.
@@ -110,9 +116,9 @@ impl DataClient {
         Ok(())
     }
 
-    async fn list_daemons(&self) -> Result<Vec<WireDaemon>, CallError> {
+    async fn list_daemons(&self) -> Result<ListDaemonsResponse, CallError> {
         let mut stub = self.stub.clone();
-        Ok(bounded(LOOK, stub.list_daemons(ListDaemonsRequest {})).await?.daemons)
+        bounded(LOOK, stub.list_daemons(ListDaemonsRequest {})).await
     }
 }
 
@@ -194,6 +200,7 @@ impl DaemonHost for RemoteDaemons {
         let listed =
             self.runtime.block_on(self.client.list_daemons()).map_err(|error| daemon_error(name, error))?;
         listed
+            .daemons
             .into_iter()
             .find(|daemon| daemon.name == name.as_str())
             .map(|daemon| {

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 use tonic::{Request, Response, Status};
+use uuid::Uuid;
 
 /// Above every bound inside: this only ends waiting for a thread that the kernel does not give back.
 const LIMIT: Duration = Duration::from_secs(175);
@@ -26,12 +27,13 @@ pub struct DataService {
     shares: Arc<MountedShares>,
     daemons: Arc<LocalDaemons>,
     stop: Arc<Notify>,
+    instance: Uuid,
 }
 
 impl DataService {
     /// `stop` is notified when the process is asked to end.
     pub fn new(shares: Arc<MountedShares>, daemons: Arc<LocalDaemons>, stop: Arc<Notify>) -> Self {
-        DataService { shares, daemons, stop }
+        DataService { shares, daemons, stop, instance: Uuid::new_v4() }
     }
 
     async fn run<T: Send + 'static>(
@@ -171,7 +173,8 @@ impl Data for DataService {
     ) -> Result<Response<ListDaemonsResponse>, Status> {
         self.run(|service| {
             let daemons = service.daemons.list().map_err(|error| daemon_status(&error))?;
-            Ok(ListDaemonsResponse { daemons: daemons.iter().map(wire_daemon).collect() })
+            let daemons = daemons.iter().map(wire_daemon).collect();
+            Ok(ListDaemonsResponse { daemons, instance: service.instance.to_string() })
         })
         .await
     }

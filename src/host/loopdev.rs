@@ -144,17 +144,33 @@ fn status(fd: &OwnedFd) -> Result<Option<sys::loop_info64>, Errno> {
     }
 }
 
-fn bound() -> Result<Vec<PathBuf>, LoopError> {
+/// The devices that may stand on `file`, by what sysfs says. Asking a device itself makes the kernel ask the file under
+/// it, which hangs for as long as that file's filesystem does: so no device is asked that is plainly another's.
+fn candidates(file: &Path) -> Result<Vec<PathBuf>, LoopError> {
     let mut devices = Vec::new();
     for entry in std::fs::read_dir("/sys/block").context(ListingSnafu)? {
         let name = entry.context(ListingSnafu)?.file_name();
-        let is_loop = name.as_bytes().starts_with(b"loop");
-        if is_loop && Path::new("/sys/block").join(&name).join("loop/backing_file").exists() {
+        if !name.as_bytes().starts_with(b"loop") {
+            continue;
+        }
+        let backing = Path::new("/sys/block").join(&name).join("loop/backing_file");
+        // No such file: nothing is bound to it.
+        let Ok(backing) = std::fs::read(backing) else { continue };
+        if may_be(&backing, file) {
             devices.push(Path::new("/dev").join(&name));
         }
     }
     devices.sort();
     Ok(devices)
+}
+
+/// Only the last two names are compared: another mount namespace sees another path, and a mount that is gone none.
+fn may_be(backing: &[u8], file: &Path) -> bool {
+    let backing = backing.trim_ascii_end();
+    let backing = Path::new(OsStr::from_bytes(backing.strip_suffix(b" (deleted)").unwrap_or(backing)));
+    let same = |one: Option<&OsStr>, other: Option<&OsStr>| one.is_none() || one == other;
+    let folder = |path: &'_ Path| path.parent().and_then(Path::file_name).map(OsStr::to_os_string);
+    same(backing.file_name(), file.file_name()) && same(folder(backing).as_deref(), folder(file).as_deref())
 }
 
 impl KernelLoops {
@@ -185,7 +201,7 @@ impl KernelLoops {
     fn open_by_backing(&self, file: &Path) -> Result<Vec<(PathBuf, OwnedFd)>, LoopError> {
         let wanted = tag(file);
         let mut found = Vec::new();
-        for device in bound()? {
+        for device in candidates(file)? {
             let Ok(fd) = open_node(&device, OFlags::RDONLY) else { continue };
             if let Ok(Some(info)) = status(&fd)
                 && info.lo_file_name == wanted
@@ -286,6 +302,16 @@ mod tests {
         let (one, other) = (tag(Path::new(&long)), tag(Path::new(&format!("{long}y"))));
         assert_ne!(one, other);
         assert!(one.starts_with(b"strata:") && one[63] == 0);
+    }
+
+    #[rstest::rstest]
+    #[case("/state/volumes/a/image\n", true)]
+    #[case("/elsewhere/a/image (deleted)\n", true)]
+    #[case("/\n", true)]
+    #[case("/state/volumes/b/image\n", false)]
+    #[case("/mnt/nfs/other.img\n", false)]
+    fn a_device_that_is_plainly_anothers_is_not_asked(#[case] backing: &str, #[case] asked: bool) {
+        assert_eq!(may_be(backing.as_bytes(), Path::new("/state/volumes/a/image")), asked);
     }
 
     #[test]

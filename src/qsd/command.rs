@@ -83,6 +83,12 @@ pub enum CommandError {
 type Result<T, E = CommandError> = std::result::Result<T, E>;
 
 impl CommandError {
+    /// Whether another process has an image open in a way that does not go with what was asked.
+    pub fn is_lock_conflict(&self) -> bool {
+        let lock = |desc: &str| desc.contains("Failed to get") && desc.contains("lock");
+        matches!(self, CommandError::Qmp { source: QmpError::Command { desc, .. }, .. } if lock(desc))
+    }
+
     /// Whether the daemon itself answered, with a refusal.
     pub fn refused(&self) -> bool {
         matches!(self, CommandError::Qmp { source, .. } if source.refused())

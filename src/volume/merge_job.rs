@@ -76,8 +76,7 @@ impl Host<'_> {
         match (job.status, job.error) {
             (JobStatus::Pending, _) => Ok(MergeReport::Copied),
             (JobStatus::Concluded, error) => {
-                command::job_dismiss(self.client, &job.id)?;
-                self.seal_layers()?;
+                self.forget(&job.id)?;
                 let reason = error.unwrap_or_else(|| "it was broken off".to_owned());
                 Ok(MergeReport::Failed { reason })
             }
@@ -93,13 +92,19 @@ impl Host<'_> {
         }
         let ended = self.until_concluded(&name)?;
         reached(Step::MergeHeaderWritten);
-        command::job_dismiss(self.client, &name)?;
+        self.forget(&name)?;
         if let Some(reason) = ended.and_then(|job| job.error) {
             return Ok(MergeReport::Failed { reason });
         }
         command::close_unused(self.client, self.top)?;
-        self.seal_layers()?;
         Ok(MergeReport::Finished)
+    }
+
+    /// Undoes what a job that is over has left. The job goes last: as long as it is listed, whoever comes after a
+    /// process that died here knows that there is something to undo.
+    fn forget(&mut self, job: &str) -> Result<(), Error> {
+        self.seal_layers()?;
+        Ok(command::job_dismiss(self.client, job)?)
     }
 
     /// What is frozen must not stay locked for writing: clones and backups read it.
@@ -134,8 +139,7 @@ impl Host<'_> {
                 asked.or_else(|error| if error.refused() { Ok(()) } else { Err(error) })?;
             }
             self.until_concluded(&job.id)?;
-            command::job_dismiss(self.client, &job.id)?;
-            self.seal_layers()?;
+            self.forget(&job.id)?;
         }
         Ok(MergeReport::Absent)
     }

@@ -111,6 +111,19 @@ impl NodeArgs {
         let daemons = RemoteDaemons::new(data.clone(), Handle::current());
         let qemu_img = QemuImg::new(self.qemu.qemu_img.clone());
         let scratch = self_test_dir(&self.dir);
-        verdict::reach(verdict::PACE, move || selftest::run(&daemons, &backend(), &qemu_img, &scratch))
+        let (data, runtime) = (data.clone(), Handle::current());
+        let passed = verdict::Passed::new(&self.dir);
+        verdict::reach(verdict::PACE, move || {
+            // The data plane runs the QEMU and outlives this process: what was proved of it holds as long as it runs.
+            let instance = runtime.block_on(data.instance()).ok();
+            if let Some(report) = instance.as_deref().and_then(|instance| passed.before(instance)) {
+                return Ok(report);
+            }
+            let report = selftest::run(&daemons, &backend(), &qemu_img, &scratch)?;
+            if let Some(instance) = instance {
+                passed.note(&instance);
+            }
+            Ok(report)
+        })
     }
 }
