@@ -37,6 +37,7 @@ mod policy;
 mod provision;
 mod publish;
 mod rebuild;
+mod rebuild_record;
 pub mod record;
 mod references;
 mod repair;

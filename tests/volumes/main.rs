@@ -11,7 +11,6 @@ mod repair;
 #[path = "../backup/s3_server.rs"]
 mod s3_server;
 #[path = "../support/mod.rs"]
-#[allow(dead_code)]
 mod support;
 
 use serde_json::Value;
