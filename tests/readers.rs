@@ -312,7 +312,7 @@ fn a_reader_that_does_not_answer_is_not_let_go_of(
     domain.volumes.unpublish(volume, Some(&other)).unwrap();
     let refused = domain.volumes.unpublish(volume, Some(&node.id)).unwrap_err();
     assert!(matches!(&refused, Error::NodeUnreachable { node: named, .. } if *named == node.id), "{refused}");
-    assert_eq!(domain.volumes.get(volume).unwrap().nodes, [node.id.clone()]);
+    assert_eq!(domain.volumes.get(volume).unwrap().nodes, std::slice::from_ref(&node.id));
     node.kill_daemons();
     // The kernel takes the locks of a process that was killed a moment after its memory.
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);

@@ -1,12 +1,16 @@
 //! Growing raw images, whose size is that of their file.
 
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{FallocateFlags, fallocate, fstatvfs};
 use std::fs::File;
 use std::io;
 use std::path::Path;
 
-/// One call is one request to the share's servers, which have a time limit for it.
-const PIECE: u64 = 16 << 30;
+/// One call is one request to the share's servers, which have a time limit for it, and which on a failure keep what
+/// they have got of it.
+const PIECE: u64 = 1 << 30;
+/// What stays free. GlusterFS needs room to note that it is about to free something: on bricks that are full to the last
+/// block the giving back fails, too (measured, ext4 bricks).
+const MARGIN: u64 = 256 << 20;
 
 /// Allocates what lies between the end of the file and `size`, leaving the end where it is: whoever looks at the file,
 /// also after a crash, sees it as before. What does not fit is given back whole.
@@ -16,13 +20,21 @@ pub fn reserve(path: &Path, size: u64) -> io::Result<()> {
     let mut from = end;
     while from < size {
         let length = (size - from).min(PIECE);
-        if let Err(errno) = fallocate(&file, FallocateFlags::KEEP_SIZE, from, length) {
+        if let Err(error) = allocate(&file, from, length) {
             give_back(path)?;
-            return Err(errno.into());
+            return Err(error);
         }
         from += length;
     }
     Ok(())
+}
+
+fn allocate(file: &File, from: u64, length: u64) -> io::Result<()> {
+    let room = fstatvfs(file)?;
+    if room.f_bavail.saturating_mul(room.f_frsize) < length + MARGIN {
+        return Err(io::ErrorKind::StorageFull.into());
+    }
+    Ok(fallocate(file, FallocateFlags::KEEP_SIZE, from, length)?)
 }
 
 /// Frees what was allocated past the end of the file.
