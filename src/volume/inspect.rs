@@ -89,14 +89,17 @@ impl Volumes {
                 }
             }
             Ok(None) if !self.layout.volume(id).exists() => return Err(Error::VolumeNotFound { volume: id }),
-            Ok(None) if self.image_files(id).is_empty() => {
-                report.pending.push("the folder of a deleted volume is to be removed".to_owned());
-            }
-            Ok(None) => {
-                let reason = "there are images, but no record (volume.json); nothing was changed; `strata volume \
-                              check --repair` rebuilds it";
-                report.problems.push(reason.to_owned());
-            }
+            Ok(None) => match self.image_files(id) {
+                Ok(files) if files.is_empty() => {
+                    report.pending.push("the folder of a deleted volume is to be removed".to_owned());
+                }
+                Ok(_) => {
+                    let reason = "there are images, but no record (volume.json); nothing was changed; `strata \
+                                  volume check --repair` rebuilds it";
+                    report.problems.push(reason.to_owned());
+                }
+                Err(error) => report.problems.push(error.to_string()),
+            },
             Err(error) => report.problems.push(error.to_string()),
         }
         Ok(report)

@@ -125,7 +125,7 @@ impl<'a> Rebuild<'a> {
             None => {
                 let reason = "there is no volume.info: snapshots are known only as far as the damaged record shows them";
                 self.unknown.push(reason.to_owned());
-                let files = self.volumes.image_files(self.id);
+                let files = self.volumes.image_files(self.id).map_err(|error| error.to_string())?;
                 let headers =
                     files.iter().filter_map(|file| look(&self.folder, file.clone(), Format::Qcow2).ok());
                 let stood_on: Vec<_> = headers.filter_map(|found| found.below).collect();
@@ -203,7 +203,7 @@ impl<'a> Rebuild<'a> {
     /// An overlay on the active file may have taken its writes already.
     fn nothing_on(&self, active: Option<&str>) -> Result<(), String> {
         let Some(active) = active else { return Ok(()) };
-        for file in self.volumes.image_files(self.id) {
+        for file in self.volumes.image_files(self.id).map_err(|error| error.to_string())? {
             let header = Header::read(&self.folder.join(&file)).ok();
             let on = header.and_then(|header| below(&header.backing_file?));
             if on == Some(Below::Here(active.to_owned())) && self.is_image(&file) {

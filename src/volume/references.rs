@@ -4,7 +4,7 @@
 //! a share, the source's folder has `children/<clone-id>`, made before the clone's record and removed after
 //! it: always all of the clones, perhaps some that no longer are; each is checked against its record.
 
-use super::error::Error;
+use super::error::{DamagedRecordSnafu, Error};
 use super::id::{LayerId, VolumeId};
 use super::lock::Mode;
 use super::provision::make_folder;
@@ -24,14 +24,19 @@ impl Volumes {
         Ok(fsio::write_atomic(&folder.join(clone.to_string()), b"")?)
     }
 
-    /// The layers of a volume that other volumes stand on. Under the graph lock.
+    /// The layers of a volume that other volumes stand on. Under the graph lock. A clone that has images and no record
+    /// stands on nobody knows what: an error, for a repair of it needs these layers.
     pub(super) fn outside_references(&self, id: VolumeId) -> Result<HashSet<LayerId>, Error> {
         let mut referred = HashSet::new();
         let folder = self.layout.children(id);
         for child in list_ids(&folder)? {
             let parents = match self.read(child)? {
                 Some(record) => parents_in(&record, id),
-                None => BTreeSet::new(),
+                None if self.image_files(child)?.is_empty() => BTreeSet::new(),
+                None => {
+                    let reason = format!("it is missing, and its images may stand on layers of volume {id}");
+                    return DamagedRecordSnafu { volume: child, reason }.fail();
+                }
             };
             if parents.is_empty() {
                 // A clone that was never finished, or is gone. Nobody can be about to write it: that

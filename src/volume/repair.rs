@@ -44,7 +44,7 @@ impl Volumes {
         self.nobody_writes(id)?;
         match self.read(id) {
             Ok(Some(record)) => report.done.extend(pending(&record)),
-            Ok(None) if self.image_files(id).is_empty() => {
+            Ok(None) if self.image_files(id)?.is_empty() => {
                 self.sweep(id)?;
                 report.done.push("the folder of a deleted volume was removed".to_owned());
                 return Ok(report);
@@ -68,7 +68,7 @@ impl Volumes {
 
     /// Refuses a volume of which any image is open for writing.
     fn nobody_writes(&self, id: VolumeId) -> Result<(), Error> {
-        for file in self.image_files(id) {
+        for file in self.image_files(id)? {
             let used = lock::in_use(&self.layout.image(id, &file)).context(ImageLockSnafu)?;
             let reason = format!("{file} is open for writing; detach it first. Nothing was changed");
             ensure!(!used, PreconditionSnafu { volume: id, reason });
@@ -161,7 +161,7 @@ impl Locked<'_> {
     fn move_unknown(&self, report: &mut RepairReport) -> Result<(), Error> {
         let id = self.id();
         let needed = self.volumes.stood_on(id)?;
-        for file in self.volumes.image_files(id) {
+        for file in self.volumes.image_files(id)? {
             if self.record.uses_file(&file) {
                 continue;
             }
@@ -191,8 +191,8 @@ impl Volumes {
     /// The files of a volume that headers name, its own and those of its clones.
     fn stood_on(&self, id: VolumeId) -> Result<Vec<String>, Error> {
         let mut named = Vec::new();
-        let mut look = |volume: VolumeId| {
-            for file in self.image_files(volume) {
+        let mut look = |volume: VolumeId| -> Result<(), Error> {
+            for file in self.image_files(volume)? {
                 let header = Header::read(&self.layout.image(volume, &file)).ok();
                 match header.and_then(|header| below(&header.backing_file?)) {
                     Some(Below::Here(file)) if volume == id => named.push(file),
@@ -200,9 +200,10 @@ impl Volumes {
                     _ => {}
                 }
             }
+            Ok(())
         };
-        look(id);
-        list_ids(&self.layout.children(id))?.into_iter().for_each(look);
+        look(id)?;
+        list_ids(&self.layout.children(id))?.into_iter().try_for_each(look)?;
         Ok(named)
     }
 }

@@ -157,12 +157,16 @@ impl Volumes {
 
     /// None for a folder that a volume left behind: there is nothing of it any more.
     fn summary(&self, id: VolumeId) -> Option<VolumeSummary> {
-        match self.read(id) {
-            Ok(Some(record)) => Some(self.summary_of(&record)),
-            Ok(None) if self.image_files(id).is_empty() => None,
-            Ok(None) => Some(self.damaged(id, "it has images, but no record (volume.json)".to_owned())),
-            Err(error) => Some(self.damaged(id, error.to_string())),
-        }
+        let (files, problem) = match self.read(id) {
+            Ok(Some(record)) => return Some(self.summary_of(&record)),
+            Ok(None) => match self.image_files(id) {
+                Ok(files) if files.is_empty() => return None,
+                Ok(files) => (files, "it has images, but no record (volume.json)".to_owned()),
+                Err(error) => (Vec::new(), error.to_string()),
+            },
+            Err(error) => (self.image_files(id).unwrap_or_default(), error.to_string()),
+        };
+        Some(self.damaged(id, &files, problem))
     }
 
     fn summary_of(&self, record: &Record) -> VolumeSummary {
@@ -180,8 +184,7 @@ impl Volumes {
         }
     }
 
-    fn damaged(&self, id: VolumeId, problem: String) -> VolumeSummary {
-        let files = self.image_files(id);
+    fn damaged(&self, id: VolumeId, files: &[String], problem: String) -> VolumeSummary {
         let taken = files.iter().filter_map(|file| allocated(&self.layout.image(id, file)));
         VolumeSummary {
             handle: self.handle(id),
@@ -197,12 +200,19 @@ impl Volumes {
     }
 
     /// The names of all images in a volume's folder, known to a record or not.
-    pub(super) fn image_files(&self, id: VolumeId) -> Vec<String> {
-        let entries = std::fs::read_dir(self.layout.volume(id)).into_iter().flatten().flatten();
-        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-        let mut names: Vec<String> = names.filter(|name| name.starts_with("volume-")).collect();
+    pub(super) fn image_files(&self, id: VolumeId) -> Result<Vec<String>, Error> {
+        let folder = self.layout.volume(id);
+        let entries = match std::fs::read_dir(&folder) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(Error::io("list", &folder))?,
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let name = entry.map_err(Error::io("list", &folder))?.file_name().into_string();
+            names.extend(name.ok().filter(|name| name.starts_with("volume-")));
+        }
         names.sort();
-        names
+        Ok(names)
     }
 
     /// All that is known of one volume.

@@ -278,3 +278,65 @@ fn a_whole_volume_is_put_in_order_and_nothing_is_lost() {
     assert!(!folder.join(".volume-x.tmp").exists() && folder.join("volume.info").exists());
     family.same_bytes();
 }
+
+/// What a clone without a record stands on is unknown: until it is repaired, nothing of its source goes.
+#[test]
+fn what_a_clone_without_a_record_stands_on_stays_until_it_is_repaired() {
+    let family = Family::new(VolumeKind::Qcow2);
+    let (volumes, Family { volume, clone, .. }) = (family.volumes(), &family);
+    for (snapshot, _) in &family.points {
+        volumes.delete_snapshot(*volume, snapshot.handle.snapshot).unwrap();
+    }
+    volumes.delete(*volume).unwrap();
+    // Announced and never made, or gone: such a clone keeps nothing.
+    let children = volumes.layout().children(*volume);
+    let (never, gone) = (VolumeId::from_name("never"), VolumeId::from_name("gone"));
+    std::fs::create_dir(volumes.layout().volume(gone)).unwrap();
+    for id in [never, gone] {
+        std::fs::write(children.join(id.to_string()), "").unwrap();
+    }
+    volumes.tidy(*volume).unwrap();
+    assert!(!children.join(never.to_string()).exists() && !children.join(gone.to_string()).exists());
+    std::fs::remove_dir(volumes.layout().volume(gone)).unwrap();
+
+    let files = family.domain.files(*volume);
+    assert!(!files.is_empty());
+    std::fs::remove_file(volumes.layout().record(*clone)).unwrap();
+    for refused in [volumes.tidy(*volume), volumes.delete(*volume)] {
+        let error = refused.unwrap_err();
+        assert!(matches!(error, Error::DamagedRecord { volume, .. } if volume == *clone), "{error}");
+        assert!(error.to_string().contains("strata volume check --repair"), "{error}");
+    }
+    assert_eq!(family.domain.files(*volume), files);
+    assert!(children.join(clone.to_string()).exists());
+    volumes.repair(*clone, Some(Format::Qcow2)).unwrap();
+    assert!(family.domain.read(*clone, LENGTH) == family.of_clone);
+    volumes.tidy(*volume).unwrap();
+    assert!(family.domain.read(*clone, LENGTH) == family.of_clone);
+}
+
+/// A folder that cannot be listed is not an empty one, whose leftovers could go.
+#[test]
+fn a_folder_that_cannot_be_listed_does_not_look_empty() {
+    use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+    use std::os::unix::fs::PermissionsExt;
+    let domain = Domain::new();
+    let id = domain.create("pvc", VolumeKind::Qcow2);
+    let (volumes, folder) = (domain.volumes.clone(), domain.volumes.layout().volume(id));
+    std::fs::remove_file(volumes.layout().record(id)).unwrap();
+    let mode = |mode| std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(mode)).unwrap();
+    mode(0o300);
+    // Of this thread alone: root without the right to look past modes.
+    let looked = std::thread::spawn(move || {
+        let mut sets = capabilities(None).unwrap();
+        sets.effective.remove(CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH);
+        set_capabilities(None, sets).unwrap();
+        (volumes.repair(id, Some(Format::Qcow2)), volumes.inspect(id).unwrap(), volumes.summaries().unwrap())
+    });
+    let (repaired, report, listed) = looked.join().unwrap();
+    mode(0o700);
+    assert!(matches!(repaired, Err(Error::Io { .. })), "{repaired:?}");
+    assert!(report.problems[0].contains("cannot list"), "{report:?}");
+    assert!(listed[0].problem.as_ref().unwrap().contains("cannot list"), "{listed:?}");
+    domain.volumes.repair(id, Some(Format::Qcow2)).unwrap();
+}
