@@ -370,3 +370,34 @@ fn what_is_wrong_with_a_volume_is_told_and_nothing_is_changed() {
     assert!(domain.volumes.inspect(volume).unwrap().problems[0].contains("/etc/passwd"));
     assert!(domain.try_attach(volume, Access::Block).is_err(), "a chain of its own choosing was opened");
 }
+
+/// A share that was unmounted shows an empty folder: nothing of it is taken for gone.
+#[test]
+fn what_lies_on_a_share_that_is_not_mounted_any_more_is_not_gone() {
+    let domain = Domain::new();
+    let volume = domain.create("v", VolumeKind::Qcow2);
+    let root = domain.volumes.share().root.clone();
+    let aside = root.with_extension("aside");
+    std::fs::rename(&root, &aside).unwrap();
+    std::fs::create_dir(&root).unwrap();
+    let away = |error: Error| assert!(matches!(error, Error::ShareAway { .. }), "{error}");
+    away(domain.volumes.delete(volume).unwrap_err());
+    away(domain.volumes.unpublish(volume, None).unwrap_err());
+    away(domain.volumes.get(volume).map(drop).unwrap_err());
+    away(domain.volumes.knows(volume).map(drop).unwrap_err());
+    away(domain.volumes.list_snapshots(None).map(drop).unwrap_err());
+    away(domain.volumes.node(&domain.node).map(drop).unwrap_err());
+    let request = CreateVolume {
+        name: "other".into(),
+        required: None,
+        limit: None,
+        kind: VolumeKind::Qcow2,
+        source: None,
+        parameters: Default::default(),
+    };
+    away(domain.volumes.create(&request).map(drop).unwrap_err());
+    assert_eq!(std::fs::read_dir(&root).unwrap().count(), 0);
+    std::fs::remove_dir(&root).unwrap();
+    std::fs::rename(&aside, &root).unwrap();
+    domain.volumes.get(volume).unwrap();
+}

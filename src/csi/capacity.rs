@@ -4,6 +4,7 @@ use super::request::GIB;
 use super::shares::Shares;
 use super::{capability, params};
 use crate::rpc::csi::{GetCapacityRequest, GetCapacityResponse};
+use crate::volume::Volumes;
 use tonic::Status;
 
 /// Reads the request and looks. Blocking. Where the volume is to be accessible changes nothing: every node reaches
@@ -19,9 +20,12 @@ pub(super) fn of(request: &GetCapacityRequest, shares: &Shares) -> Result<GetCap
     };
     let mut available = Vec::new();
     for volumes in asked {
-        let capacity = volumes.capacity()?;
+        let Some(capacity) = shares.glance_at_capacity(&volumes, Volumes::capacity)? else { continue };
         tracing::debug!(share = %volumes.share().source, %capacity, "room");
         available.push(capacity.available(class.kind));
+    }
+    if available.is_empty() {
+        return Err(Status::unavailable("no share answers; ask again"));
     }
     Ok(answer(&available))
 }

@@ -12,8 +12,20 @@ use crate::volume::Error;
 use std::io::ErrorKind;
 use tonic::{Code, Status};
 
+/// What the kernel says of a mount whose servers are gone; programs that we run pass it on.
+const AWAY: [&str; 3] =
+    ["Transport endpoint is not connected", "Stale file handle", "Software caused connection abort"];
+
 /// The code of an error.
 pub(super) fn code(error: &Error) -> Code {
+    match listed(error) {
+        // The step has ended, but it was the share that failed: what is journaled is gone on with when it is back.
+        Code::Internal if AWAY.iter().any(|words| chain(error).contains(words)) => Code::Unavailable,
+        code => code,
+    }
+}
+
+fn listed(error: &Error) -> Code {
     match error {
         Error::VolumeNotFound { .. } | Error::SnapshotNotFound { .. } => Code::NotFound,
         // All shares that were given are mounted (else Shares answers UNAVAILABLE), and none has that key.
@@ -51,6 +63,8 @@ pub(super) fn code(error: &Error) -> Code {
         Error::NodeFull { .. } => Code::ResourceExhausted,
         Error::NoRoom { .. } | Error::Full { .. } | Error::TooDeep { .. } => Code::ResourceExhausted,
         Error::NoShare => Code::Unavailable,
+        // It is mounted again at the next look.
+        Error::ShareAway { .. } => Code::Unavailable,
         Error::OutOfRange { .. } => Code::OutOfRange,
         Error::Invalid { .. } => Code::InvalidArgument,
         Error::Io { source, .. } => of_io(source.kind()),
@@ -162,6 +176,7 @@ mod tests {
     #[case(Error::NoShare, Code::Unavailable)]
     #[case(refused("Failed to get shared \"write\" lock"), Code::Aborted)]
     #[case(refused("No such file"), Code::Internal)]
+    #[case(Error::ShareAway { share: "a:/v".parse().unwrap() }, Code::Unavailable)]
     #[case(Error::OutOfRange { reason: text() }, Code::OutOfRange)]
     #[case(Error::Invalid { reason: text() }, Code::InvalidArgument)]
     #[case(errno(libc::ENOSPC), Code::ResourceExhausted)]
@@ -170,6 +185,8 @@ mod tests {
     #[case(errno(libc::ENOTCONN), Code::Unavailable)]
     #[case(errno(libc::ESTALE), Code::Unavailable)]
     #[case(errno(libc::EIO), Code::Internal)]
+    #[case(Error::ImageLock { source: LockError::Io { what: "lock", path: "/x".into(), source: io::Error::from_raw_os_error(libc::ENOTCONN) } }, Code::Unavailable)]
+    #[case(Error::ImageLock { source: LockError::Io { what: "lock", path: "/x".into(), source: io::Error::from_raw_os_error(libc::EIO) } }, Code::Internal)]
     #[case(Error::Daemon { source: DaemonError::Unreachable { reason: text() } }, Code::Unavailable)]
     #[case(Error::Daemon { source: DaemonError::Unusable { reason: text() } }, Code::FailedPrecondition)]
     #[case(Error::Daemon { source: DaemonError::Process { name: "n".parse().unwrap(), reason: text() } }, Code::Internal)]

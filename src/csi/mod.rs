@@ -7,6 +7,7 @@ mod code;
 mod controller;
 mod identity;
 mod inflight;
+mod lane;
 mod node;
 mod params;
 mod placement;

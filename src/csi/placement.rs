@@ -1,12 +1,18 @@
 //! On which share a volume is made (G3), such that a call that is repeated finds what its first try made.
 
+use super::lane::OnShare;
 use super::shares::Shares;
 use crate::gluster::ShareKey;
 use crate::volume::{Capacity, Error, VolumeId, VolumeKind, Volumes};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tonic::Status;
 
+/// One small file is read: a share that takes longer is treated as one that is away.
+const KNOWS: Duration = Duration::from_secs(3);
+/// Every record of a share may have to be read: 2,000 take 3 s, once.
+const CAPACITY: Duration = Duration::from_secs(10);
 /// A sidecar gives up or has its answer long before so many other volumes were asked for.
 const REMEMBERED: usize = 4096;
 
@@ -63,37 +69,43 @@ impl Shares {
     /// The share for a new volume (G3). A volume of that name wins, on whatever share and in whatever state:
     /// an earlier try of the same call began it, or it is somebody else's name.
     ///
-    /// While a share is away, it may be the one that an earlier try chose. A dead share must not stop the
+    /// While a share is away or does not answer, it may be the one that an earlier try chose. A dead share must not stop the
     /// provisioning of all others, so only these wait for it (UNAVAILABLE): a volume that this process
     /// remembers to have placed there, and every volume as long as a share has not had its first answer since
     /// this process began. What remains is a share that dies together with this process, between a try and
     /// its repetition: then a second volume is made, the first one stays behind as an empty orphan, and no
     /// data is anywhere but in the volume that was answered with.
-    pub(super) fn place(&self, name: &str, wish: Wish<'_>) -> Result<Volumes, Status> {
+    pub(super) fn place(&self, name: &str, wish: Wish<'_>) -> Result<OnShare, Status> {
         let id = VolumeId::from_name(name);
-        if let Some(existing) = self.existing(id)? {
-            return self.fitting(name, existing, wish);
+        let (existing, silent) = self.existing(id)?;
+        if let Some(existing) = existing {
+            return self.enter(self.fitting(name, existing, wish)?);
         }
         let chosen = match wish {
             Wish::Of(key) => self.get(key)?,
-            Wish::Named(wanted) => self.named(wanted)?,
+            Wish::Named(wanted) => self.enter(self.named(wanted)?)?,
             Wish::Any { kind, size } => {
-                self.may_be_new(id)?;
-                self.roomiest(kind, size)?
+                self.may_be_new(id, &silent)?;
+                self.enter(self.roomiest(kind, size)?)?
             }
         };
         self.memory.put(id, chosen.share().key.clone());
         Ok(chosen)
     }
 
-    /// The open share that has a volume of that id.
-    fn existing(&self, id: VolumeId) -> Result<Option<Volumes>, Status> {
+    /// The open share that has a volume of that id, and those that did not answer.
+    fn existing(&self, id: VolumeId) -> Result<(Option<Volumes>, Vec<ShareKey>), Status> {
+        let mut silent = Vec::new();
         for volumes in self.open() {
-            if volumes.knows(id)? {
-                return Ok(Some(volumes));
+            let known =
+                self.lane(&volumes).glance(&volumes, KNOWS, move |volumes| volumes.knows(id)).transpose()?;
+            match known {
+                Some(true) => return Ok((Some(volumes), silent)),
+                Some(false) => {}
+                None => silent.push(volumes.share().key.clone()),
             }
         }
-        Ok(None)
+        Ok((None, silent))
     }
 
     /// The existing volume's share, unless the call asks for another one: then the name is taken.
@@ -113,13 +125,16 @@ impl Shares {
     }
 
     /// No share that is away can have it already, as far as this process can tell.
-    fn may_be_new(&self, id: VolumeId) -> Result<(), Status> {
+    fn may_be_new(&self, id: VolumeId, silent: &[ShareKey]) -> Result<(), Status> {
         if let Some(unanswered) = self.unanswered() {
             return Err(Status::unavailable(format!(
                 "the share {unanswered} has not answered yet, and may have this volume; ask again"
             )));
         }
         match self.memory.get(id) {
+            Some(key) if silent.contains(&key) => Err(Status::unavailable(format!(
+                "the share {key} does not answer, and may have this volume; ask again"
+            ))),
             Some(key) => self.get(&key).map(drop),
             None => Ok(()),
         }
@@ -131,7 +146,12 @@ impl Shares {
         let fitting = |look: fn(&Volumes) -> Result<Capacity, Error>| -> Result<_, Status> {
             let mut looked = Vec::new();
             for volumes in &open {
-                looked.push((look(volumes)?, volumes));
+                if let Some(capacity) = self.glance_at_capacity(volumes, look)? {
+                    looked.push((capacity, volumes));
+                }
+            }
+            if looked.is_empty() {
+                return Err(Status::unavailable("no share answers; ask again"));
             }
             looked.sort_by_key(|(capacity, _)| std::cmp::Reverse(capacity.free));
             let fits = looked.iter().find(|(capacity, _)| capacity.available(kind) >= size);
@@ -148,6 +168,15 @@ impl Shares {
         };
         // What is remembered may be of before a deletion elsewhere.
         fitting(Volumes::capacity).or_else(|_| fitting(Volumes::capacity_now))
+    }
+
+    /// None: the share does not answer.
+    pub(super) fn glance_at_capacity(
+        &self,
+        volumes: &Volumes,
+        look: fn(&Volumes) -> Result<Capacity, Error>,
+    ) -> Result<Option<Capacity>, Status> {
+        Ok(self.lane(volumes).glance(volumes, CAPACITY, look).transpose()?)
     }
 
     /// The open shares; an error if there is none.

@@ -1,9 +1,11 @@
 //! The shares of this process: which are open, which are not and why.
 
+use super::lane::{Lane, OnShare, Permit};
 use super::placement::Memory;
 use crate::gluster::{Share, ShareKey, Source};
 use crate::volume::{Error, Tools, Volumes};
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tonic::Status;
 
@@ -28,7 +30,23 @@ pub struct Shares {
     opener: Arc<dyn OpenShare>,
     tools: Tools,
     state: Mutex<BTreeMap<String, Slot>>,
+    lanes: Mutex<BTreeMap<ShareKey, Arc<Lane>>>,
+    /// Of calls that need every share: one that hangs holds up all of those, and no others.
+    whole: Arc<Lane>,
     pub(super) memory: Memory,
+}
+
+/// Every share, and the right to work on them.
+pub(super) struct All {
+    volumes: Vec<Volumes>,
+    _permit: Permit,
+}
+
+impl Deref for All {
+    type Target = [Volumes];
+    fn deref(&self) -> &[Volumes] {
+        &self.volumes
+    }
 }
 
 /// What became of one source.
@@ -40,7 +58,15 @@ enum Slot {
 impl Shares {
     /// None is open yet: see [`Shares::refresh`].
     pub fn new(specs: Vec<ShareSpec>, opener: Arc<dyn OpenShare>, tools: Tools) -> Self {
-        Shares { specs: Mutex::new(specs), opener, tools, state: Mutex::default(), memory: Memory::default() }
+        Shares {
+            specs: Mutex::new(specs),
+            opener,
+            tools,
+            state: Mutex::default(),
+            lanes: Mutex::default(),
+            whole: Lane::new("all shares"),
+            memory: Memory::default(),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, BTreeMap<String, Slot>> {
@@ -135,19 +161,33 @@ impl Shares {
     }
 
     /// The volumes of the share with that key. Unknown while a share is away: perhaps that one has it.
-    pub(super) fn get(&self, key: &ShareKey) -> Result<Volumes, Status> {
+    pub(super) fn get(&self, key: &ShareKey) -> Result<OnShare, Status> {
         let found = self.open().into_iter().find(|volumes| volumes.share().key == *key);
-        found.ok_or_else(|| match self.missing() {
+        let found = found.ok_or_else(|| match self.missing() {
             Some(missing) => Status::unavailable(format!("share {key} is not usable now ({missing})")),
             None => Error::ShareNotFound { share: key.to_string() }.into(),
-        })
+        })?;
+        self.enter(found)
+    }
+
+    /// A share, and the right to work on it.
+    pub(super) fn enter(&self, volumes: Volumes) -> Result<OnShare, Status> {
+        self.lane(&volumes).on(volumes)
+    }
+
+    /// The calls on a share.
+    pub(super) fn lane(&self, volumes: &Volumes) -> Arc<Lane> {
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = &volumes.share().key;
+        let lane = lanes.entry(key.clone()).or_insert_with(|| Lane::new(volumes.share().source.to_string()));
+        Arc::clone(lane)
     }
 
     /// All shares; an error when one is away, so that a listing is never silently short.
-    pub(super) fn all(&self) -> Result<Vec<Volumes>, Status> {
+    pub(super) fn all(&self) -> Result<All, Status> {
         match self.missing() {
             Some(missing) => Err(Status::unavailable(format!("not all shares are usable now ({missing})"))),
-            None => Ok(self.open()),
+            None => Ok(All { volumes: self.open(), _permit: self.whole.enter()? }),
         }
     }
 }

@@ -5,6 +5,7 @@ use crate::gluster;
 use crate::qsd::LocalDaemons;
 use crate::volume::{CreateVolume, Policy, VolumeId, VolumeKind};
 use std::path::Path;
+use std::time::Duration;
 use tonic::Code;
 
 /// Directories are opened; everything else is dead.
@@ -55,7 +56,7 @@ impl World {
 
 const ANY: Wish<'static> = Wish::Any { kind: VolumeKind::Qcow2, size: 1 << 30 };
 
-fn code(result: Result<Volumes, Status>) -> Code {
+fn code(result: Result<OnShare, Status>) -> Code {
     result.map(|volumes| volumes.share().source.to_string()).unwrap_err().code()
 }
 
@@ -125,5 +126,31 @@ fn what_may_lie_on_a_share_that_is_away_waits() {
     let away: ShareKey = "gone".parse().unwrap();
     shares.memory.put(VolumeId::from_name("pvc-2"), away);
     assert_eq!(code(shares.place("pvc-2", ANY)), Code::Unavailable);
+    shares.place("pvc-3", ANY).unwrap();
+}
+
+const LIMIT: Duration = Duration::from_millis(500);
+
+/// A share that hangs, without a word yet: what does not concern it is done without it.
+#[test]
+fn a_share_that_does_not_answer_stops_no_unrelated_volume() {
+    let World { shares, .. } = &world(2, false).looked();
+    let open = shares.open();
+    let (hangs, other) = (&open[0], &open[1]);
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let silent = shares.lane(hangs).glance(hangs, LIMIT, move |_| {
+        let _ = held.recv();
+        Ok(())
+    });
+    assert!(silent.is_none());
+    assert_eq!(shares.place("pvc-1", ANY).unwrap().share().key, other.share().key);
+    let there = other.share().source.to_string();
+    assert_eq!(shares.place("pvc-2", Wish::Named(&there)).unwrap().share().key, other.share().key);
+    shares.memory.put(VolumeId::from_name("pvc-3"), hangs.share().key.clone());
+    assert_eq!(code(shares.place("pvc-3", ANY)), Code::Unavailable);
+    drop(release);
+    while shares.lane(hangs).glance(hangs, LIMIT, |_| Ok(())).is_none() {
+        std::thread::yield_now();
+    }
     shares.place("pvc-3", ANY).unwrap();
 }

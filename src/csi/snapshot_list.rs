@@ -52,7 +52,7 @@ impl Listing {
             Filter::Nothing => Vec::new(),
             Filter::All => {
                 let mut views = Vec::new();
-                for volumes in shares.all()? {
+                for volumes in shares.all()?.iter() {
                     views.extend(volumes.list_snapshots(None)?);
                 }
                 views

@@ -36,7 +36,7 @@ impl VolumeListing {
             return Err(foreign());
         }
         let mut entries = Vec::new();
-        for volumes in &all {
+        for volumes in all.iter() {
             let Some(after) = self.within(&volumes.share().key) else { continue };
             let (listed, more) = volumes.list_volumes(after, self.max - entries.len())?;
             entries.extend(listed.into_iter().map(|listed| entry(volumes, listed)));

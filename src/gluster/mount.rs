@@ -187,9 +187,10 @@ fn mounted_at(at: &Path) -> Result<Option<String>, MountError> {
     }))
 }
 
-/// Whether the client behind the mount lives. Any other error is that client's, and shows in use.
+/// Whether the client behind the mount lives. Not whether its servers do: `.meta` is the client's own, and a
+/// client whose servers are away is the same one when they come back. Daemons have files of it open.
 fn answers(what: &str, at: &Path) -> Result<bool, MountError> {
-    let path = at.to_owned();
+    let path = at.join(".meta");
     let looked = within(LOOK_LIMIT, format!("looking at {}", at.display()), move || fs::metadata(path))
         .context(SilentSnafu { what })?;
     Ok(!matches!(looked, Err(error) if error.kind() == io::ErrorKind::NotConnected))

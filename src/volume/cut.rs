@@ -119,7 +119,11 @@ impl Locked<'_> {
         reached(Step::CutIntended);
         self.make_overlay(&begun)?;
         reached(Step::CutOverlayMade);
-        let switch = self.switch(&begun)?;
+        let switch = self.switch(&begun).or_else(|error| {
+            // Whoever took the lock meanwhile may have finished this cut, and merged its layers away.
+            self.fence()?;
+            Err(error)
+        })?;
         let at = Timestamp::now();
         reached(Step::CutReported);
         let consistency = match switch {

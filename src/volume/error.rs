@@ -4,6 +4,7 @@ use super::agents::AgentError;
 use super::id::{NodeId, SnapshotId, VolumeId};
 use super::room::Capacity;
 use crate::attach::AttachError;
+use crate::gluster::Source;
 use crate::host::freeze::FreezeError;
 use crate::host::fsio::FsError;
 use crate::host::growfs::GrowError;
@@ -31,6 +32,9 @@ pub enum Error {
     /// A handle of a share that this driver was not given.
     #[snafu(display("share {share} is not mounted here: add its source to the driver's list of shares"))]
     ShareNotFound { share: String },
+    /// Its mount point is there, and nothing is mounted on it.
+    #[snafu(display("share {share} is not mounted any more, or its .strata/share.json is gone"))]
+    ShareAway { share: Source },
     /// A node that never registered.
     #[snafu(display("node {node} is not registered on the share: is its node plugin running?"))]
     NodeNotFound { node: NodeId },

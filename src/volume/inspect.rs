@@ -62,7 +62,11 @@ impl VolumeReport {
 impl Volumes {
     /// Every volume that has a folder on the share.
     pub fn list(&self) -> Result<Vec<VolumeId>, Error> {
-        list_ids(&self.layout.volumes())
+        let volumes = list_ids(&self.layout.volumes())?;
+        if volumes.is_empty() {
+            self.is_there()?;
+        }
+        Ok(volumes)
     }
 
     /// Compares a volume's record with its files and headers, and with who has them open. What is wrong with it is in the

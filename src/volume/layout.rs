@@ -15,6 +15,11 @@ impl Layout {
         Layout { root: root.to_owned() }
     }
 
+    /// What every share has from the beginning.
+    pub fn identity(&self) -> PathBuf {
+        self.root.join(".strata").join("share.json")
+    }
+
     /// One folder a volume.
     pub fn volumes(&self) -> PathBuf {
         self.root.join("volumes")

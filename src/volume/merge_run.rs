@@ -10,7 +10,7 @@ use super::lock::Mode;
 use super::merge::Begun;
 use super::merge_site::MergeSite;
 use super::record::{Merge, Record, State};
-use super::references::{list_ids, sources};
+use super::references::sources;
 use super::steps::{Step, reached};
 use super::volumes::Volumes;
 use std::collections::BTreeSet;
@@ -49,7 +49,7 @@ impl Volumes {
 
     /// The volumes for which [`Volumes::tidy`] has something to do, as far as their records tell.
     pub fn volumes_to_tidy(&self) -> Result<Vec<VolumeId>, Error> {
-        let mut volumes: Vec<VolumeId> = list_ids(&self.layout.volumes())?;
+        let mut volumes = self.list()?;
         volumes.retain(|volume| match self.read(*volume) {
             Ok(None) => true,
             Ok(Some(record)) => {

@@ -3,7 +3,6 @@
 use super::error::*;
 use super::id::{SnapshotId, VolumeId};
 use super::record::{Record, Snapshot, State};
-use super::references::list_ids;
 use super::steps::{Step, reached};
 use super::store::{read_if_exists, remove_file};
 use super::view::SnapshotView;
@@ -103,7 +102,7 @@ impl Volumes {
     pub fn list_snapshots(&self, of: Option<VolumeId>) -> Result<Vec<SnapshotView>, Error> {
         let volumes = match of {
             Some(volume) => vec![volume],
-            None => list_ids(&self.layout.volumes())?,
+            None => self.list()?,
         };
         let mut views = Vec::new();
         for volume in volumes {

@@ -116,12 +116,21 @@ steps! {
 #[inline]
 pub fn reached(_step: Step) {}
 
-/// The process has come to this step; dies here if a test armed it.
+/// The process has come to this step; dies here, or stands still once until it is told to go on, if a test
+/// armed it.
 #[cfg(feature = "crash-points")]
 pub fn reached(step: Step) {
-    if std::env::var("STRATA_CRASH_AT").is_ok_and(|armed| armed == step.name()) {
+    use rustix::process::{Signal, getpid, kill_process};
+    use std::sync::atomic::{AtomicBool, Ordering};
+    static STOPPED: AtomicBool = AtomicBool::new(false);
+    let armed = |variable| std::env::var(variable).is_ok_and(|armed| armed == step.name());
+    if armed("STRATA_STOP_AT") && !STOPPED.swap(true, Ordering::SeqCst) {
+        eprintln!("stop point {} reached", step.name());
+        let _ = kill_process(getpid(), Signal::STOP);
+    }
+    if armed("STRATA_CRASH_AT") {
         eprintln!("crash point {} reached", step.name());
-        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        let _ = kill_process(getpid(), Signal::KILL);
         // The signal ends this thread too, at the latest when it next enters the kernel.
         loop {
             std::thread::park();

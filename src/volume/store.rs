@@ -1,6 +1,6 @@
 //! A volume under its lock: its record read, changed and written back; its files unlinked.
 
-use super::error::{BusySnafu, DamagedRecordSnafu, Error, FencedSnafu, VolumeNotFoundSnafu};
+use super::error::{BusySnafu, DamagedRecordSnafu, Error, FencedSnafu, ShareAwaySnafu, VolumeNotFoundSnafu};
 use super::id::VolumeId;
 use super::lock::{Mode, ShareLock};
 use super::record::{self, Record};
@@ -30,6 +30,7 @@ impl Volumes {
     pub(super) fn read(&self, id: VolumeId) -> Result<Option<Record>, Error> {
         let path = self.layout.record(id);
         let Some(bytes) = read_if_exists(&path).map_err(Error::io("read", &path))? else {
+            self.is_there()?;
             return Ok(None);
         };
         let damaged = |reason| DamagedRecordSnafu { volume: id, reason }.build();
@@ -39,6 +40,15 @@ impl Volumes {
             DamagedRecordSnafu { volume: id, reason: format!("it is that of volume {}", record.id) }
         );
         Ok(Some(record))
+    }
+
+    /// Whether the share itself is where it is said to be. Below a share that was unmounted lies an empty folder,
+    /// in which nothing is found: that must never become "it does not exist".
+    pub(super) fn is_there(&self) -> Result<(), Error> {
+        let path = self.layout.identity();
+        let found = read_if_exists(&path).map_err(Error::io("read", &path))?;
+        ensure!(found.is_some(), ShareAwaySnafu { share: self.share.source.clone() });
+        Ok(())
     }
 
     /// Takes a volume's lock, reads its record, and finishes what was begun and not finished.
@@ -77,6 +87,9 @@ impl Volumes {
     pub(super) fn take_lock(&self, id: VolumeId) -> Result<ShareLock, Error> {
         let path = self.layout.lock(id);
         let lock = ShareLock::acquire(&path, Mode::Exclusive, self.lock_wait);
+        if lock.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            self.is_there()?;
+        }
         lock.map_err(Error::io("lock", path))?.context(BusySnafu { volume: id })
     }
 

@@ -99,7 +99,11 @@ impl Volumes {
 
     /// A node's registration.
     pub fn node(&self, node: &NodeId) -> Result<NodeRecord, Error> {
-        nodes::get(&self.layout, node)
+        let found = nodes::get(&self.layout, node);
+        if matches!(found, Err(Error::NodeNotFound { .. })) {
+            self.is_there()?;
+        }
+        found
     }
 
     pub(super) fn view(&self, record: &Record) -> VolumeView {

@@ -56,6 +56,11 @@ impl Driver {
         }
     }
 
+    /// The shares of the next launch.
+    pub fn set_shares(&mut self, shares: &[&str]) {
+        self.shares = shares.iter().map(|share| (*share).to_owned()).collect();
+    }
+
     /// The environment of the next launch.
     pub fn set_environment(&mut self, variables: &[(&str, &str)]) {
         self.environment = variables.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
@@ -174,6 +179,17 @@ impl Driver {
         answer
             .unwrap_or_else(|_| Err(Status::deadline_exceeded("the test's own limit")))
             .map(|a| a.into_inner())
+    }
+
+    /// Makes a call that many times at once.
+    pub fn many<T, F>(&self, times: usize, call: impl Fn(Channel) -> F) -> Vec<Result<T, Status>>
+    where
+        F: Future<Output = Result<tonic::Response<T>, Status>>,
+    {
+        let channel = self.channel();
+        let calls = (0..times).map(|_| call(channel.clone()));
+        let answers = self.runtime.block_on(futures::future::join_all(calls));
+        answers.into_iter().map(|answer| answer.map(|a| a.into_inner())).collect()
     }
 
     pub fn create(&self, request: CreateVolumeRequest) -> Result<Volume, Status> {

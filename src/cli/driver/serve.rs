@@ -13,9 +13,14 @@ use tonic::transport::server::Router;
 /// is journaled and finished by the next one.
 pub const STOP_LIMIT: Duration = Duration::from_secs(10);
 
+/// Each share that hangs keeps some dozens of threads (`csi/lane.rs`), and there may be many. One that waits costs
+/// next to nothing.
+const BLOCKING_THREADS: usize = 2048;
+
 /// An async runtime. Domain calls run on its blocking threads.
 pub fn runtime() -> Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread()
+        .max_blocking_threads(BLOCKING_THREADS)
         .enable_all()
         .build()
         .context("the async runtime could not be started")
