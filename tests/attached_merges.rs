@@ -283,3 +283,38 @@ fn a_daemon_that_nobody_asks_for_is_ended() {
     assert_eq!(daemons.list().unwrap().len(), 1, "the volume's own stays");
     used.verify();
 }
+
+/// Two controllers that look after one share do not break each other's merges off.
+#[test]
+fn a_second_controller_leaves_a_running_merge_alone() {
+    let mut used = InUse::new(slow(), VolumeKind::Qcow2, &[0..64, 0..48, 8..12]);
+    used.delete(0);
+    let (volumes, volume) = (used.domain.volumes.clone(), used.volume);
+    let merging = std::thread::spawn(move || volumes.tidy(volume));
+    until_merging(&used.domain, volume);
+    let run = used.domain.volumes.background(volume).unwrap().unwrap().run;
+    for _ in 0..3 {
+        let other = used.domain.volumes.tidy(volume).unwrap_err();
+        assert!(matches!(other, Error::Pending { .. }), "{other}");
+    }
+    assert_eq!(used.domain.volumes.background(volume).unwrap().unwrap().run, run);
+    used.detach();
+    merging.join().unwrap().unwrap_err();
+}
+
+/// A source that keeps many snapshots because they are wanted would not get shorter without its clones: those stay
+/// what they are, made by reference.
+#[test]
+fn wanted_snapshots_make_no_clone_a_copy() {
+    let domain = Domain::with(Policy { soft_depth: 3, ..Policy::default() });
+    let source = domain.create("pvc-source", VolumeKind::Qcow2);
+    let first = domain.volumes.snapshot(source, "s0").unwrap();
+    for index in 1..6 {
+        domain.volumes.snapshot(source, &format!("s{index}")).unwrap();
+    }
+    let of = Some(VolumeSource::Snapshot(first.handle));
+    let clone = domain.create_from("clone", VolumeKind::Qcow2, of);
+    assert!(!domain.volumes.volumes_to_tidy().unwrap().contains(&clone));
+    domain.volumes.tidy(clone).unwrap();
+    assert_eq!(domain.volumes.inspect(clone).unwrap().layers.len(), 2);
+}

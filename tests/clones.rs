@@ -187,3 +187,35 @@ fn what_a_deleted_clone_stood_on_is_freed_even_if_it_was_busy() {
     domain.volumes.tidy(source).unwrap();
     nothing_left(&domain);
 }
+
+/// A sidecar repeats a refused request for ever: the source must not get deeper each time, in use or not.
+#[test]
+fn a_refused_clone_leaves_its_source_as_it_was() {
+    let domain = Domain::with(Policy { soft_depth: 3, hard_depth: 3, ..Policy::default() });
+    let source = domain.create("pvc-source", VolumeKind::Qcow2);
+    let smaller = CreateVolume {
+        name: "smaller".into(),
+        required: None,
+        limit: Some(GIB - 1),
+        kind: VolumeKind::Qcow2,
+        source: of(&domain, source),
+        parameters: Default::default(),
+    };
+    let too_large =
+        CreateVolume { name: "large".into(), required: Some(1 << 60), limit: None, ..smaller.clone() };
+    let refused = |request: &CreateVolume| {
+        domain.volumes.create(request).unwrap_err();
+        assert_eq!(layers(&domain, source), 1, "{}", request.name);
+    };
+    [&smaller, &too_large].into_iter().for_each(refused);
+    domain.attach(source, Access::Block);
+    [&smaller, &too_large].into_iter().for_each(refused);
+    // And at its limit.
+    domain.volumes.snapshot(source, "one").unwrap();
+    domain.volumes.snapshot(source, "two").unwrap();
+    let fine = CreateVolume { limit: None, ..smaller };
+    let deep = domain.volumes.create(&fine).unwrap_err();
+    assert!(matches!(deep, Error::TooDeep { .. }), "{deep}");
+    assert_eq!(layers(&domain, source), 3);
+    domain.detach(source);
+}

@@ -155,6 +155,9 @@ impl Locked<'_> {
         let Some((node, epoch)) = self.record.writer() else {
             return self.exclude_writers(begun);
         };
+        if self.closed_on.as_ref() == Some(&node) {
+            return self.exclude_writers(begun);
+        }
         match self.ask_for_cut(&node, epoch, begun) {
             Ok(CutReport::Switched { filesystem_consistent, pause }) => {
                 let pause_us = pause.as_micros() as u64;

@@ -38,22 +38,53 @@ impl Volumes {
             return Ok(true);
         }
         for source in others {
-            let Some(source) = self.read(source)?.filter(|source| source.state == State::Ready) else {
-                continue;
-            };
-            let Some(active) = source.active else { continue };
-            if self.chain(&source, active)?.len() > soft {
+            let source = self.read(source)?.filter(|source| source.state == State::Ready);
+            if let Some(source) = source
+                && self.is_held_long(&source)?
+            {
                 return Ok(true);
             }
         }
         Ok(false)
     }
+
+    /// Whether a volume's chain is too long, and has layers that it would lose if no clone stood on them.
+    fn is_held_long(&self, record: &Record) -> Result<bool, Error> {
+        let Some(active) = record.active else { return Ok(false) };
+        let chain = self.chain(record, active)?;
+        // The boundary under the active image stays anyway.
+        let own = chain.iter().skip(2).filter(|link| link.volume == record.id);
+        let wanted = |id| record.snapshots.iter().any(|snapshot| snapshot.layer == id);
+        let unwanted = own.filter(|link| !wanted(link.layer.id)).count();
+        Ok(chain.len() > self.tools.policy.soft_depth && unwanted > 0)
+    }
 }
 
 impl Locked<'_> {
+    /// Makes a layer to be copied into, if there is to be a copy and the active image is the only one there is: what
+    /// changed in that since the last cut must stay known. May ask a node, so not under the graph lock.
+    pub(super) fn prepare_flattening(&mut self) -> Result<(), Error> {
+        let Some((index, chain)) = self.to_flatten()? else { return Ok(()) };
+        if self.record.active == Some(chain[index].layer.id) {
+            self.freeze_active(SnapshotId::random(), |_, _| ())?;
+            self.write_info()?;
+        }
+        Ok(())
+    }
+
     /// What there is to flatten, if the chain is too long and the share has the room. Under the graph lock.
-    pub(super) fn flattening(&mut self) -> Result<Option<Flattening>, Error> {
-        if !self.volumes.wants_flattening(&self.record)? {
+    pub(super) fn flattening(&self) -> Result<Option<Flattening>, Error> {
+        let Some((index, chain)) = self.to_flatten()? else { return Ok(None) };
+        let chain: Vec<Link> = chain.into_iter().skip(index).collect();
+        let (upper, lower) = (chain[0].layer.id, chain[1].layer.id);
+        // Active: it became so after the preparation, and is left to the next round.
+        let usable = self.record.active != Some(upper) && !self.is_pinned(upper);
+        Ok(usable.then_some(Flattening { upper, lower, chain }))
+    }
+
+    /// The chain, and where in it the layer is that takes the copy of all below.
+    fn to_flatten(&self) -> Result<Option<(usize, Vec<Link>)>, Error> {
+        if self.record.state != State::Ready || !self.volumes.wants_flattening(&self.record)? {
             return Ok(None);
         }
         let chain = self.active_chain()?;
@@ -65,20 +96,7 @@ impl Locked<'_> {
             tracing::warn!(volume = %self.id(), bytes, free = room.free, "too little room to copy what it stands on");
             return Ok(None);
         }
-        let upper = chain[index].layer.id;
-        if self.record.active == Some(upper) {
-            // The active image is not merged into: what changed in it since the last cut must stay known.
-            self.freeze_active(SnapshotId::random(), |_, _| ())?;
-            self.write_info()?;
-        }
-        let chain = self.active_chain()?;
-        let Some(index) = self.lowest_own(&chain) else { return Ok(None) };
-        let chain: Vec<Link> = chain.into_iter().skip(index).collect();
-        let (upper, lower) = (chain[0].layer.id, chain[1].layer.id);
-        if self.is_pinned(upper) {
-            return Ok(None);
-        }
-        Ok(Some(Flattening { upper, lower, chain }))
+        Ok(Some((index, chain)))
     }
 
     fn active_chain(&self) -> Result<Vec<Link>, Error> {

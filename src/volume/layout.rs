@@ -60,6 +60,11 @@ impl Layout {
         self.root.join("locks").join(id.to_string())
     }
 
+    /// Held by whoever merges layers of the volume.
+    pub fn merge_lock(&self, id: VolumeId) -> PathBuf {
+        self.root.join("locks").join(format!("{id}.merge"))
+    }
+
     /// The lock on who refers to whom.
     pub fn graph_lock(&self) -> PathBuf {
         self.root.join("locks").join("graph")

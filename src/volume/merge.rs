@@ -19,7 +19,7 @@ use super::cut::is_held;
 use super::error::*;
 use super::flatten::Flattening;
 use super::id::{LayerId, VolumeHandle};
-use super::record::{Direction, Merge, Record, Site, State};
+use super::record::{Direction, Layer, Merge, Record, Site};
 use super::steps::{Step, reached};
 use super::store::Locked;
 use crate::image::Format;
@@ -45,23 +45,42 @@ pub(super) struct Pair {
     pub(super) above: Option<LayerId>,
 }
 
-/// The first pair that can be merged. `outside`: layers that other volumes stand on.
-pub(super) fn candidate(record: &Record, outside: &HashSet<LayerId>) -> Option<Pair> {
+/// The pairs that can be merged. `outside`: layers that other volumes stand on. Last come those that a clone reads
+/// too: while it is attached they cannot be merged, and must not stand in the way of others.
+pub(super) fn candidates(record: &Record, outside: &HashSet<LayerId>) -> Vec<Pair> {
+    let mut pairs: Vec<Pair> =
+        record.layers.iter().filter_map(|lower| pair(record, outside, lower)).collect();
+    let read_by_clones = under(record, outside);
+    pairs.sort_by_key(|pair| read_by_clones.contains(&pair.upper));
+    pairs
+}
+
+fn pair(record: &Record, outside: &HashSet<LayerId>, lower: &Layer) -> Option<Pair> {
     let wanted = |id: LayerId| record.snapshots.iter().any(|snapshot| snapshot.layer == id);
-    record.layers.iter().find_map(|lower| {
-        if record.active == Some(lower.id) || wanted(lower.id) || outside.contains(&lower.id) {
-            return None;
+    if record.active == Some(lower.id) || wanted(lower.id) || outside.contains(&lower.id) {
+        return None;
+    }
+    let mut children = record.children(lower.id);
+    let upper = children.next().filter(|upper| record.active != Some(upper.id))?;
+    if children.next().is_some() {
+        return None;
+    }
+    let mut standing = record.children(upper.id);
+    let above = standing.next().map(|layer| layer.id);
+    let single = standing.next().is_none() && !outside.contains(&upper.id);
+    Some(Pair { lower: lower.id, upper: upper.id, above: above.filter(|_| single) })
+}
+
+/// These layers of the record, and all of its layers under them.
+fn under(record: &Record, tops: &HashSet<LayerId>) -> HashSet<LayerId> {
+    let mut found = HashSet::new();
+    for top in tops {
+        let mut next = record.layer(*top);
+        while let Some(layer) = next.filter(|layer| found.insert(layer.id)) {
+            next = layer.parent.and_then(|parent| record.layer(parent.layer));
         }
-        let mut children = record.children(lower.id);
-        let upper = children.next().filter(|upper| record.active != Some(upper.id))?;
-        if children.next().is_some() {
-            return None;
-        }
-        let mut standing = record.children(upper.id);
-        let above = standing.next().map(|layer| layer.id);
-        let single = standing.next().is_none() && !outside.contains(&upper.id);
-        Some(Pair { lower: lower.id, upper: upper.id, above: above.filter(|_| single) })
-    })
+    }
+    found
 }
 
 /// A merge that is journaled, and what it takes to run it.
@@ -76,32 +95,42 @@ impl Locked<'_> {
     /// Chooses what to merge and journals it. Under the graph lock, so that a layer that goes has no reference and
     /// gets none. None if there is nothing to merge, or if it must wait.
     pub(super) fn begin_merge(&mut self) -> Result<Option<Begun>, Error> {
-        if self.record.state == State::Ready
-            && let Some(flattening) = self.flattening()?
-        {
-            let Flattening { upper, lower, chain } = flattening;
-            let pair = Pair { lower, upper, above: None };
-            return self.begin(pair, Direction::Flatten, chain).map(Some);
-        }
         let outside = self.volumes.outside_references(self.id())?;
-        let Some(pair) = candidate(&self.record, &outside) else { return Ok(None) };
-        if self.is_pinned(pair.lower) || self.is_pinned(pair.upper) {
-            return Ok(None);
+        let mut held = None;
+        for pair in candidates(&self.record, &outside) {
+            if self.is_pinned(pair.lower) || self.is_pinned(pair.upper) {
+                continue;
+            }
+            match self.ensure_free(pair) {
+                Err(error @ Error::Pending { .. }) => {
+                    held = Some(error);
+                    continue;
+                }
+                free => free?,
+            }
+            let direction = self.direction(pair)?;
+            let top = match direction {
+                Direction::Commit => pair.above.expect("a commit is chosen only under one layer"),
+                Direction::Stream | Direction::Flatten => pair.upper,
+            };
+            let chain = self.volumes.chain(&self.record, top)?;
+            return self.begin(pair, direction, chain).map(Some);
         }
-        let direction = self.direction(pair)?;
-        let top = match direction {
-            Direction::Commit => pair.above.expect("a commit is chosen only under one layer"),
-            Direction::Stream | Direction::Flatten => pair.upper,
-        };
-        let chain = self.volumes.chain(&self.record, top)?;
-        self.begin(pair, direction, chain).map(Some)
+        if let Some(Flattening { upper, lower, chain }) = self.flattening()? {
+            let pair = Pair { lower, upper, above: None };
+            match self.ensure_free(pair) {
+                Err(error @ Error::Pending { .. }) => held = Some(error),
+                free => {
+                    free?;
+                    return self.begin(pair, Direction::Flatten, chain).map(Some);
+                }
+            }
+        }
+        held.map_or(Ok(None), Err)
     }
 
     fn begin(&mut self, pair: Pair, direction: Direction, chain: Vec<Link>) -> Result<Begun, Error> {
         let at = self.site();
-        if at.is_none() {
-            self.ensure_free(pair)?;
-        }
         let work = self.work(pair, direction, &chain)?;
         let merge = Merge {
             lower: pair.lower,
@@ -128,6 +157,10 @@ impl Locked<'_> {
 
     /// Open in another process, such as the daemon of a clone: a merge would only fail.
     fn ensure_free(&self, pair: Pair) -> Result<(), Error> {
+        if self.site().is_some() {
+            // Its own daemon has them open; what else does, the job finds out.
+            return Ok(());
+        }
         let files = [Some(pair.lower), Some(pair.upper), pair.above].into_iter().flatten();
         for layer in files.filter_map(|id| self.record.layer(id)) {
             let free = ImageLock::write(&self.image(&layer.file));

@@ -96,15 +96,21 @@ impl Host<'_> {
         if let Some(reason) = ended.and_then(|job| job.error) {
             return Ok(MergeReport::Failed { reason });
         }
-        command::close_unused(self.client, self.top)?;
         Ok(MergeReport::Finished)
     }
 
-    /// Undoes what a job that is over has left. The job goes last: as long as it is listed, whoever comes after a
-    /// process that died here knows that there is something to undo.
+    /// Dismisses a job that is over, and undoes what it has left. A process that dies in between has not answered, and
+    /// is asked to stop the merge by whoever comes next: which undoes it too.
     fn forget(&mut self, job: &str) -> Result<(), Error> {
-        self.seal_layers()?;
-        Ok(command::job_dismiss(self.client, job)?)
+        // First: as long as it is listed it keeps its layers from being reopened.
+        command::job_dismiss(self.client, job)?;
+        reached(Step::MergeJobDismissed);
+        self.clean_up()
+    }
+
+    fn clean_up(&mut self) -> Result<(), Error> {
+        command::close_unused(self.client, self.top)?;
+        self.seal_layers()
     }
 
     /// What is frozen must not stay locked for writing: clones and backups read it.
@@ -139,8 +145,9 @@ impl Host<'_> {
                 asked.or_else(|error| if error.refused() { Ok(()) } else { Err(error) })?;
             }
             self.until_concluded(&job.id)?;
-            self.forget(&job.id)?;
+            command::job_dismiss(self.client, &job.id)?;
         }
+        self.clean_up()?;
         Ok(MergeReport::Absent)
     }
 

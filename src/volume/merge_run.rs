@@ -65,11 +65,18 @@ impl Volumes {
 
     /// Merges one pair, or flattens. False when there is nothing to do, or when it has to wait.
     fn merge_one(&self, volume: VolumeId) -> Result<bool, Error> {
+        let Some(_turn) = self.merge_turn(volume)? else {
+            return PendingSnafu { volume, doing: "its layers are being merged already".to_owned() }.fail();
+        };
         // Before the graph lock, which no node that does not answer may keep from others: what was begun is
-        // finished, and a merge of a process that died is stopped. Only one process does background work at a time.
+        // finished, a merge of a process that died is stopped, and a clone gets the layer to be copied into.
         match self.lock(volume) {
             Err(Error::VolumeNotFound { .. }) => return Ok(false),
-            locked => locked?.stop_merge()?,
+            locked => {
+                let mut locked = locked?;
+                locked.stop_merge()?;
+                locked.prepare_flattening()?;
+            }
         }
         let graph = self.graph(Mode::Exclusive, volume)?;
         let mut locked = match self.lock(volume) {
@@ -77,10 +84,6 @@ impl Volumes {
             locked => locked?,
         };
         locked.stop_merge()?;
-        if locked.record.reader().is_some() {
-            // What many nodes have open nobody can merge; the last one to leave has it looked at again.
-            return Ok(false);
-        }
         let Some(begun) = locked.begin_merge()? else { return Ok(false) };
         drop(graph);
         self.verify(&begun.chain)?;

@@ -3,7 +3,6 @@
 use super::agents::MergeStep;
 use super::chain::{Link, relative};
 use super::error::*;
-use super::id::NodeId;
 use super::merge::daemon_name;
 use super::record::{Direction, Layer, Merge};
 use super::steps::{Step, reached};
@@ -20,18 +19,13 @@ const STOP_WAIT: Duration = Duration::from_secs(5);
 impl Locked<'_> {
     /// Makes a merge that is under way stop, and the volume ready for another operation.
     pub(super) fn stop_merge(&mut self) -> Result<(), Error> {
-        self.stop_merge_beside(None)
-    }
-
-    /// The same on a node that has closed what it had open of the volume, and that need not ask itself.
-    pub(super) fn stop_merge_beside(&mut self, closed: Option<&NodeId>) -> Result<(), Error> {
         let Some(merge) = &mut self.record.merge else { return Ok(()) };
         if !merge.cancelled {
             // Its runner, which may be on another node, looks for this.
             merge.cancelled = true;
             self.commit()?;
         }
-        let stopped = self.end_job(closed)?;
+        let stopped = self.end_job()?;
         let deadline = Instant::now() + STOP_WAIT;
         while !self.settle_merge(stopped)? {
             if Instant::now() > deadline {
@@ -44,7 +38,7 @@ impl Locked<'_> {
     }
 
     /// Whether it is certain that no job of a merge is there any more.
-    fn end_job(&self, closed: Option<&NodeId>) -> Result<bool, Error> {
+    fn end_job(&self) -> Result<bool, Error> {
         let Some(merge) = &self.record.merge else { return Ok(true) };
         let volume = self.id();
         match &merge.at {
@@ -52,7 +46,7 @@ impl Locked<'_> {
                 self.volumes.tools.daemons.stop(&daemon_name(&self.volumes.handle(volume)))?;
                 Ok(false)
             }
-            Some(site) if Some(&site.node) == closed => Ok(true),
+            Some(site) if Some(&site.node) == self.closed_on.as_ref() => Ok(true),
             Some(site) => match self.volumes.merge_on_node(volume, site, merge, MergeStep::Stop) {
                 Ok(_) => Ok(true),
                 // Its runner may reach the node, and the node may be gone: the locks of the images tell.

@@ -28,7 +28,7 @@ fn keep(record: &mut Record, layer: LayerId) {
 #[test]
 fn the_active_image_is_never_merged() {
     let (record, _) = chain(2);
-    assert_eq!(candidate(&record, &HashSet::new()), None);
+    assert_eq!(candidates(&record, &HashSet::new()).first().copied(), None);
 }
 
 #[test]
@@ -36,7 +36,7 @@ fn a_layer_that_a_snapshot_holds_stays() {
     let (mut record, ids) = chain(4);
     keep(&mut record, ids[0]);
     keep(&mut record, ids[1]);
-    assert_eq!(candidate(&record, &HashSet::new()), None);
+    assert_eq!(candidates(&record, &HashSet::new()).first().copied(), None);
 }
 
 #[test]
@@ -44,14 +44,14 @@ fn the_oldest_is_merged_with_its_child() {
     let (mut record, ids) = chain(3);
     keep(&mut record, ids[1]);
     let pair = Pair { lower: ids[0], upper: ids[1], above: Some(ids[2]) };
-    assert_eq!(candidate(&record, &HashSet::new()), Some(pair));
+    assert_eq!(candidates(&record, &HashSet::new()).first().copied(), Some(pair));
 }
 
 #[test]
 fn a_layer_that_a_clone_stands_on_stays() {
     let (mut record, ids) = chain(3);
     keep(&mut record, ids[1]);
-    assert_eq!(candidate(&record, &HashSet::from([ids[0]])), None);
+    assert_eq!(candidates(&record, &HashSet::from([ids[0]])).first().copied(), None);
 }
 
 /// A clone's header is in another volume: the file that it names must stay where it is.
@@ -60,5 +60,15 @@ fn a_child_that_a_clone_stands_on_is_merged_upwards() {
     let (mut record, ids) = chain(3);
     keep(&mut record, ids[1]);
     let pair = Pair { lower: ids[0], upper: ids[1], above: None };
-    assert_eq!(candidate(&record, &HashSet::from([ids[1]])), Some(pair));
+    assert_eq!(candidates(&record, &HashSet::from([ids[1]])).first().copied(), Some(pair));
+}
+
+/// What a clone reads waits for the clone; what lies above does not wait for it.
+#[test]
+fn pairs_that_a_clone_reads_come_last() {
+    let (mut record, ids) = chain(7);
+    keep(&mut record, ids[2]);
+    let outside = HashSet::from([ids[1]]);
+    let found: Vec<LayerId> = candidates(&record, &outside).into_iter().map(|pair| pair.lower).collect();
+    assert_eq!(found, [ids[3], ids[4], ids[0]]);
 }

@@ -32,6 +32,7 @@ mod node_cut;
 mod node_expand;
 mod node_merge;
 mod nodes;
+mod origin;
 mod pin;
 mod policy;
 mod provision;

@@ -38,12 +38,12 @@ impl Staging {
             ensure!(active == order.frozen_file, PreconditionSnafu { volume, reason });
             let overlay = ImageRef { path: local.folder.join(&order.overlay_file), format: Format::Qcow2 };
             let node = command::export_node(&mut client, EXPORT)?;
-            // An earlier try may have opened the overlay and not come to the switch.
-            let opened = command::node_of(&mut client, &overlay.path)?;
-            let overlay = match opened {
-                Some(node) => node,
-                None => command::add_overlay(&mut client, &overlay)?,
-            };
+            // An earlier try may have opened the overlay and not come to the switch; or a file of that name that is gone
+            // is still open.
+            if let Some(stale) = command::node_of(&mut client, &overlay.path)? {
+                command::del_node(&mut client, &stale)?;
+            }
+            let overlay = command::add_overlay(&mut client, &overlay)?;
             // A growth that nobody waited for may have come between: a smaller overlay would cut the disk off.
             let size = command::size_of(&mut client, &node)?;
             if command::size_of(&mut client, &overlay)? < size {

@@ -160,7 +160,7 @@ impl Volumes {
         })
     }
 
-    fn unpin(&self, volume: VolumeId, id: Uuid) {
+    pub(super) fn unpin(&self, volume: VolumeId, id: Uuid) {
         let removed = self.lock(volume).and_then(|mut locked| {
             let before = locked.record.pins.len();
             locked.record.pins.retain(|pin| pin.id != id);

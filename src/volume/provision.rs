@@ -2,19 +2,20 @@
 
 use super::chain::relative;
 use super::error::*;
-use super::id::{LayerId, VolumeHandle, VolumeId};
+use super::id::{LayerId, VolumeId};
 use super::lock::Mode;
+use super::origin::Origin;
 use super::publish::attached;
-use super::record::{Layer, ParentLayer, Record, State};
+use super::record::{Layer, Record, State};
 use super::steps::{Step, reached};
 use super::store::{Locked, remove_file};
-use super::view::{CreateVolume, VolumeKind, VolumeSource, VolumeView};
+use super::view::{CreateVolume, VolumeKind, VolumeView};
 use super::volumes::Volumes;
 use crate::host::fsio;
 use crate::image::qemu_img::{Create, Preallocation};
 use crate::image::{Format, QemuImg, lock::ImageLock};
 use jiff::Timestamp;
-use snafu::{OptionExt, ResultExt, ensure};
+use snafu::{ResultExt, ensure};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
@@ -25,15 +26,6 @@ const GIB: u64 = 1 << 30;
 const FULL_ALLOCATION: Duration = Duration::from_secs(6 * 3600);
 /// Metadata only.
 pub(super) const QUICK: Duration = Duration::from_secs(60);
-
-/// Where a clone starts.
-struct Origin {
-    source: VolumeSource,
-    layer: ParentLayer,
-    size: u64,
-    /// Nobody has used it yet: a filesystem is still to be made.
-    new: bool,
-}
 
 impl Volumes {
     /// Makes a volume, or finds the one that an earlier call of the same name made.
@@ -46,12 +38,14 @@ impl Volumes {
         }
         // Before the locks: it may read every record of the share.
         self.provisioned()?;
+        // Given up when all is done, after the locks.
+        let boundary = self.boundary_in_use(id, request)?;
         // Held until the clone's record names its parent: nobody merges or unlinks that layer in between.
         let _graph = request.source.as_ref().map(|_| self.graph(Mode::Shared, id)).transpose()?;
         let mut locked = self.lock_or_begin(id, || begin(id, request))?;
         if locked.record.state == State::Deleted {
             drop(locked);
-            let origin = self.origin(request)?;
+            let origin = self.origin(id, request, boundary.as_ref())?;
             let capacity = capacity(request, origin.as_ref().map(|origin| origin.size))?;
             locked = self.lock_or_begin(id, || begin(id, request))?;
             if locked.record.state == State::Deleted {
@@ -74,32 +68,6 @@ impl Volumes {
         locked.commit()?;
         locked.write_info()?;
         Ok(self.view(&locked.record))
-    }
-
-    /// The frozen layer that a clone is to stand on. Under the graph lock, after which no merge can begin; one that
-    /// runs already is stopped, for it would end by moving the layer to another file.
-    fn origin(&self, request: &CreateVolume) -> Result<Option<Origin>, Error> {
-        let Some(source) = request.source.clone() else { return Ok(None) };
-        let VolumeHandle { share, volume } = source.volume();
-        ensure!(share == self.share.key, ShareNotFoundSnafu { share: share.to_string() });
-        let mut locked = match (self.lock(volume), &source) {
-            (Err(Error::VolumeNotFound { .. }), VolumeSource::Snapshot(handle)) => {
-                return SnapshotNotFoundSnafu { volume, snapshot: handle.snapshot }.fail();
-            }
-            (locked, _) => locked?,
-        };
-        locked.stop_merge()?;
-        let (layer, size, new) = match &source {
-            VolumeSource::Snapshot(handle) => {
-                let snapshot = locked.record.snapshot(handle.snapshot);
-                let snapshot =
-                    snapshot.context(SnapshotNotFoundSnafu { volume, snapshot: handle.snapshot })?;
-                (ParentLayer { volume, layer: snapshot.layer }, snapshot.size, snapshot.blank)
-            }
-            VolumeSource::Volume(_) => (locked.boundary()?, locked.record.capacity, locked.record.new),
-        };
-        locked.room_for_another_layer(layer)?;
-        Ok(Some(Origin { source, layer, size, new }))
     }
 
     /// Writes the record of a new volume, or of a new life of a deleted one whose layers are still needed:
@@ -275,7 +243,7 @@ pub(super) fn begin(id: VolumeId, request: &CreateVolume) -> Record {
 }
 
 /// The capacity that a request asks for: a whole number of GiB.
-fn capacity(request: &CreateVolume, source: Option<u64>) -> Result<u64, Error> {
+pub(super) fn capacity(request: &CreateVolume, source: Option<u64>) -> Result<u64, Error> {
     let wanted = request.required.or(request.limit.map(|limit| limit.min(GIB))).unwrap_or(0);
     let wanted = wanted.max(source.unwrap_or(0)).max(1);
     let rounded = whole_gib(wanted)?;

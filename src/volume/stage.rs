@@ -192,7 +192,8 @@ impl Staging {
     fn open(&self, volumes: &Volumes, request: &StageVolume) -> Result<Opened, Error> {
         let volume = request.volume;
         let _sources = volumes.hold_sources(volume)?;
-        let mut locked = volumes.lock(volume)?;
+        // Whatever of it this node had open was closed above.
+        let mut locked = volumes.lock_on(volume, &self.parts.node)?;
         let node = &self.parts.node;
         ensure!(locked.record.state != State::Deleted, VolumeNotFoundSnafu { volume });
         let published = locked.record.attachments.iter().find(|attachment| attachment.node == *node);
@@ -201,8 +202,7 @@ impl Staging {
             locked.record.state == State::Ready,
             PreconditionSnafu { volume, reason: format!("it is {:?}, not ready", locked.record.state) }
         );
-        // Whatever of it this node had open was closed above.
-        locked.stop_merge_beside(Some(node))?;
+        locked.stop_merge()?;
         let active = locked.record.active.context(VolumeNotFoundSnafu { volume })?;
         let chain = volumes.chain(&locked.record, active)?;
         volumes.verify(&chain)?;
@@ -284,7 +284,7 @@ impl Staging {
 
     fn no_longer_new(&self, volumes: &Volumes, volume: VolumeId, new: bool) -> Result<(), Error> {
         if new {
-            let mut locked = volumes.lock(volume)?;
+            let mut locked = volumes.lock_settled(volume)?;
             locked.record.new = false;
             locked.commit()?;
         }

@@ -77,6 +77,8 @@ steps! {
     MergeCopied = "merge-copied",
     /// In the daemon that has the volume open, or in the merge's own: the header is changed; nobody was told.
     MergeHeaderWritten = "merge-header-written",
+    /// The job is forgotten; what it left open and locked is still so.
+    MergeJobDismissed = "merge-job-dismissed",
     /// The header is changed; the record is not.
     MergeFinalized = "merge-finalized",
     /// The record is changed; the old file is in the trash.

@@ -1,7 +1,9 @@
 //! A volume under its lock: its record read, changed and written back; its files unlinked.
 
-use super::error::{BusySnafu, DamagedRecordSnafu, Error, FencedSnafu, ShareAwaySnafu, VolumeNotFoundSnafu};
-use super::id::VolumeId;
+use super::error::{
+    BusySnafu, DamagedRecordSnafu, Error, FencedSnafu, PendingSnafu, ShareAwaySnafu, VolumeNotFoundSnafu,
+};
+use super::id::{NodeId, VolumeId};
 use super::lock::{Mode, ShareLock};
 use super::record::{self, Record};
 use super::volumes::Volumes;
@@ -9,6 +11,7 @@ use crate::host::fsio;
 use snafu::{OptionExt, ensure};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// A volume whose lock is held. Nobody else changes it or its files until this is dropped.
 pub(super) struct Locked<'a> {
@@ -18,6 +21,8 @@ pub(super) struct Locked<'a> {
     pub(super) record: Record,
     /// The generation that the file on the share has; None if there is none yet.
     stored: Option<u64>,
+    /// The node that works here itself, and has closed all that it had open of the volume: it is not asked.
+    pub(super) closed_on: Option<NodeId>,
 }
 
 /// The right to change which layers refer to which; see [`Volumes::graph`].
@@ -53,14 +58,36 @@ impl Volumes {
 
     /// Takes a volume's lock, reads its record, and finishes what was begun and not finished.
     pub(super) fn lock(&self, id: VolumeId) -> Result<Locked<'_>, Error> {
+        let mut locked = self.lock_as_it_is(id)?;
+        locked.recover()?;
+        Ok(locked)
+    }
+
+    /// The same by a node that has closed whatever it had open of the volume. It must not ask itself: it would wait for
+    /// its own answer.
+    pub(super) fn lock_on(&self, id: VolumeId, node: &NodeId) -> Result<Locked<'_>, Error> {
+        let mut locked = self.lock_as_it_is(id)?;
+        locked.closed_on = Some(node.clone());
+        locked.recover()?;
+        Ok(locked)
+    }
+
+    /// The same by a node that has the volume open: a cut that was broken off would have to ask it, so that is left to
+    /// whoever comes next.
+    pub(super) fn lock_settled(&self, id: VolumeId) -> Result<Locked<'_>, Error> {
+        let locked = self.lock_as_it_is(id)?;
+        let doing = "an operation on it was broken off and has to be finished first".to_owned();
+        ensure!(locked.record.intent.is_none(), PendingSnafu { volume: id, doing });
+        Ok(locked)
+    }
+
+    fn lock_as_it_is(&self, id: VolumeId) -> Result<Locked<'_>, Error> {
         // Without this look every made-up id would leave a lock file behind.
         self.read(id)?.context(VolumeNotFoundSnafu { volume: id })?;
         let lock = self.take_lock(id)?;
         let record = self.read(id)?.context(VolumeNotFoundSnafu { volume: id })?;
         let stored = Some(record.generation);
-        let mut locked = Locked { volumes: self, lock, record, stored };
-        locked.recover()?;
-        Ok(locked)
+        Ok(Locked { volumes: self, lock, record, stored, closed_on: None })
     }
 
     /// Takes the lock of a volume that may not exist; `absent` makes the record that it begins with.
@@ -77,7 +104,7 @@ impl Volumes {
             }
             None => (absent(), None),
         };
-        let mut locked = Locked { volumes: self, lock, record, stored };
+        let mut locked = Locked { volumes: self, lock, record, stored, closed_on: None };
         if locked.stored.is_some() {
             locked.recover()?;
         }
@@ -91,6 +118,13 @@ impl Volumes {
             self.is_there()?;
         }
         lock.map_err(Error::io("lock", path))?.context(BusySnafu { volume: id })
+    }
+
+    /// The right to merge layers of a volume, for as long as that takes: one runner, on whatever node. None: there is
+    /// one already. A runner that dies loses it.
+    pub(super) fn merge_turn(&self, id: VolumeId) -> Result<Option<ShareLock>, Error> {
+        let path = self.layout.merge_lock(id);
+        ShareLock::acquire(&path, Mode::Exclusive, Duration::ZERO).map_err(Error::io("lock", path))
     }
 
     /// Shared, to add a reference to a layer of another volume; exclusive, to take away or merge layers after

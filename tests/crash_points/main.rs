@@ -47,6 +47,7 @@ fn scenarios(step: Step) -> &'static [(&'static str, Scenario)] {
         Step::MergeIntended
         | Step::MergeCopied
         | Step::MergeHeaderWritten
+        | Step::MergeJobDismissed
         | Step::MergeFinalized
         | Step::MergeRecorded => &[
             ("commit", points::merge_down),
@@ -54,6 +55,7 @@ fn scenarios(step: Step) -> &'static [(&'static str, Scenario)] {
             ("commit in use", points::merge_down_attached),
             ("stream in use", points::merge_up_attached),
             ("flatten", points::flatten),
+            ("flatten in use", points::flatten_attached),
         ],
         Step::VolumeMarkedDeleted | Step::VolumeRecordRemoved => &[("delete", lifecycle::delete)],
         Step::SweepTrashed => {

@@ -232,3 +232,31 @@ pub fn flatten(step: Step) {
     world.verify_disk(&disk);
     world.end(&[disk.volume(), volume]);
 }
+
+/// The same of a clone in use, which a snapshot makes longer than it should be.
+pub fn flatten_attached(step: Step) {
+    let mut world = World::new();
+    world.setting("STRATA_SOFT_DEPTH", "4");
+    world.arm(step);
+    let (disk, snapshots) = history(&mut world, "qcow2", &[0..8, 4..12, 10..20], 0..0);
+    let request = from_snapshot("pvc-flat", snapshots.last().unwrap(), Use::Block);
+    let id = patiently(|| world.driver.create(request.clone())).volume_id;
+    let mut copy = Disk { id, now: disk.now.clone() };
+    let device = world.attach(&copy.id, Use::Block);
+    world.write_to(&mut copy, &device, 20..23, 70);
+    world.dies(|driver| driver.snapshot(&copy.id, "of-the-clone"));
+    world.calm();
+    world.snapshot(&copy, "of-the-clone");
+    world.write_to(&mut copy, &device, 21..24, 71);
+    let volume = copy.volume();
+    eventually("the clone stands on its own feet", || {
+        let record = world.share.record(volume);
+        record.merge.is_none()
+            && record.layers.iter().all(|layer| layer.parent.is_none_or(|p| p.volume == volume))
+    });
+    world.write_to(&mut copy, &device, 2..5, 72);
+    world.detach(&copy.id);
+    world.verify_disk(&copy);
+    world.verify_disk(&disk);
+    world.end(&[disk.volume(), volume]);
+}
