@@ -87,6 +87,12 @@ impl Volumes {
         let fresh = || begin(id, &as_request(&name));
         let mut locked = self.lock_or_begin(id, fresh)?;
         let plan = plan(from, id, request.format).map_err(refused)?;
+        let mut there = self.image_files(id)?.into_iter();
+        if let Some(stranger) = there.find(|file| !plan.chain.iter().any(|found| found.file == *file)) {
+            let folder = self.layout.volume(id);
+            let reason = format!("{} holds {stranger}, which is none of Cinder's images", folder.display());
+            return Err(refused(reason));
+        }
         // Kept until the record is written: no QEMU opens any of it for writing.
         let mut held = Vec::new();
         for found in &plan.chain {
@@ -120,7 +126,8 @@ impl Locked<'_> {
         let (id, record, volumes) = (self.id(), &self.record, self.volumes);
         let folder = volumes.layout.volume(id);
         let table = format!("volume-{id}.info");
-        for file in names_of(from, id)?.iter().filter(|file| **file != table) {
+        let images: Vec<String> = names_of(from, id)?.into_iter().filter(|file| *file != table).collect();
+        for file in &images {
             let same = same_file(&from.join(file), &folder.join(file));
             let (name, shown) = (record.name.clone(), from.join(file));
             let difference =
@@ -136,12 +143,23 @@ impl Locked<'_> {
             std::fs::set_permissions(&path, private).map_err(Error::io("set the mode of", &path))?;
         }
         // The table last: while any image is there, it can be told what it is.
-        for file in names_of(from, id)?.iter().filter(|file| **file != table).chain([&table]) {
+        let ours = !images.is_empty() || self.has_table(&from.join(&table))?;
+        for file in images.iter().chain(ours.then_some(&table)) {
             self.fence()?;
             remove_file(&from.join(file))?;
             reached(Step::AdoptUnlinked);
         }
         Ok(fsio::sync_dir(from)?)
+    }
+
+    /// Whether a table says what the record says. One that is alone may be of anything.
+    fn has_table(&self, path: &Path) -> Result<bool, Error> {
+        let Some(bytes) = read_if_exists(path).map_err(Error::io("read", path))? else { return Ok(false) };
+        let same = serde_json::from_slice(&bytes).is_ok_and(|table| self.record.info_table() == table);
+        if !same {
+            tracing::warn!(volume = %self.id(), table = %path.display(), "a table that is not this volume's stays");
+        }
+        Ok(same)
     }
 }
 

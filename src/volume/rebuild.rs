@@ -13,6 +13,7 @@ use super::volumes::Volumes;
 use crate::image::Format;
 use crate::image::header::Header;
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 /// A layer of ours that another volume stands on.
@@ -28,6 +29,8 @@ pub(super) struct Rebuild<'a> {
     pub(super) id: VolumeId,
     pub(super) folder: PathBuf,
     pub(super) salvage: Salvage,
+    /// There is a record, whatever is left of it.
+    damaged: bool,
     info: Option<BTreeMap<String, String>>,
     /// What the caller says of a lone base.
     format: Option<Format>,
@@ -58,6 +61,7 @@ impl<'a> Rebuild<'a> {
             id,
             folder: volumes.layout.volume(id),
             salvage: damaged.map(salvage).unwrap_or_default(),
+            damaged: damaged.is_some(),
             info,
             format,
             found: BTreeMap::new(),
@@ -70,6 +74,7 @@ impl<'a> Rebuild<'a> {
         if self.salvage.state == Some(State::Restoring) {
             return Err("it was being restored: what it holds is no whole disk; delete it".to_owned());
         }
+        self.no_adoption()?;
         let standing = self.standing()?;
         let active = self.active()?;
         if let Some(active) = &active {
@@ -89,8 +94,51 @@ impl<'a> Rebuild<'a> {
             self.add(&layer.file, layer.format)?;
         }
         self.nothing_on(active.as_deref())?;
+        self.snapshots_are_known(active.as_deref())?;
         let ids = self.ids(&standing)?;
         self.assemble(active, &overlays, &ids, written)
+    }
+
+    /// Images that all have other names are Cinder's still: of a half-done adoption there was never a record.
+    fn no_adoption(&self) -> Result<(), String> {
+        let linked = |file: &String| {
+            let path = self.folder.join(file);
+            std::fs::symlink_metadata(&path).map_err(|error| format!("{}: {error}", path.display()))
+        };
+        let files = self.image_files()?;
+        let linked = files.iter().map(linked).collect::<Result<Vec<_>, String>>()?;
+        if self.damaged || files.is_empty() || linked.iter().any(|meta| meta.nlink() < 2) {
+            return Ok(());
+        }
+        let id = self.id;
+        Err(format!(
+            "its images have other names, too, as an adoption that was broken off leaves them: finish that by \
+             `strata volume import --cinder {id}`, or remove the other names if they are none of Cinder's"
+        ))
+    }
+
+    fn image_files(&self) -> Result<Vec<String>, String> {
+        self.volumes.image_files(self.id).map_err(|error| error.to_string())
+    }
+
+    /// A frozen layer whose snapshot is forgotten would be merged away for good.
+    fn snapshots_are_known(&self, active: Option<&str>) -> Result<(), String> {
+        if self.info.is_some() || self.salvage.snapshots_known {
+            return Ok(());
+        }
+        let files = self.image_files()?;
+        let frozen: Vec<&str> =
+            files.iter().map(String::as_str).filter(|file| Some(*file) != active).collect();
+        if frozen.is_empty() {
+            return Ok(());
+        }
+        Err(format!(
+            "there is no volume.info, and no record that shows the snapshots, so that nobody knows which of them {} \
+             hold; write {} by hand: {{\"active\": \"<the file that takes the writes>\", \"<snapshot's id>\": \"<the \
+             overlay made by its cut, whose backing file is its data>\", …}}, with \"active\" alone if there are none",
+            frozen.join(", "),
+            self.volumes.layout.info(self.id).display()
+        ))
     }
 
     /// Adds a chain from its top down.
@@ -125,7 +173,7 @@ impl<'a> Rebuild<'a> {
             None => {
                 let reason = "there is no volume.info: snapshots are known only as far as the damaged record shows them";
                 self.unknown.push(reason.to_owned());
-                let files = self.volumes.image_files(self.id).map_err(|error| error.to_string())?;
+                let files = self.image_files()?;
                 let headers =
                     files.iter().filter_map(|file| look(&self.folder, file.clone(), Format::Qcow2).ok());
                 let stood_on: Vec<_> = headers.filter_map(|found| found.below).collect();
@@ -203,7 +251,7 @@ impl<'a> Rebuild<'a> {
     /// An overlay on the active file may have taken its writes already.
     fn nothing_on(&self, active: Option<&str>) -> Result<(), String> {
         let Some(active) = active else { return Ok(()) };
-        for file in self.volumes.image_files(self.id).map_err(|error| error.to_string())? {
+        for file in self.image_files()? {
             let header = Header::read(&self.folder.join(&file)).ok();
             let on = header.and_then(|header| below(&header.backing_file?));
             if on == Some(Below::Here(active.to_owned())) && self.is_image(&file) {

@@ -26,6 +26,8 @@ pub(super) struct Salvage {
     pub(super) epoch: Option<u64>,
     pub(super) layers: Vec<Layer>,
     pub(super) snapshots: Vec<Snapshot>,
+    /// Those are all that there were.
+    pub(super) snapshots_known: bool,
     pub(super) attachments: Option<Vec<Attachment>>,
 }
 
@@ -48,6 +50,7 @@ pub(super) fn salvage(bytes: &[u8]) -> Salvage {
             epoch: Some(record.epoch),
             layers: record.layers,
             snapshots: record.snapshots,
+            snapshots_known: true,
             attachments: Some(record.attachments),
         };
     }
@@ -64,6 +67,7 @@ pub(super) fn salvage(bytes: &[u8]) -> Salvage {
         epoch: line(&text, "epoch"),
         layers: objects(&text),
         snapshots: objects(&text),
+        snapshots_known: block::<Vec<Snapshot>>(&text, "snapshots").is_some(),
         attachments: block(&text, "attachments"),
     }
 }
@@ -168,6 +172,7 @@ mod tests {
             let found = salvage(&bytes[..length]);
             assert!(found.layers.iter().all(|layer| record.layers.contains(layer)));
             assert!(found.snapshots.iter().all(|snapshot| record.snapshots.contains(snapshot)));
+            assert!(!found.snapshots_known || found.snapshots == record.snapshots);
             assert!(found.name.is_none_or(|name| name == "pvc-1"));
             assert!(!found.whole || length >= bytes.len() - 2);
         }

@@ -159,12 +159,27 @@ pub fn repair(step: Step) {
 
 /// G16: the same command goes on, wherever it was killed, and no image is ever without a name.
 pub fn adopt(step: Step) {
+    adopt_again(step, |_, _| ());
+}
+
+/// A repair takes half an adoption for no volume that lost its record.
+pub fn adopt_repaired(step: Step) {
+    adopt_again(step, |terminal, id| {
+        let output = terminal.command(&["check", "--repair", id]).output().unwrap();
+        let told = said(&output);
+        assert!(output.status.code() == Some(1) && told.contains(&format!("import --cinder {id}")), "{told}");
+        assert!(!terminal.share.layout.record(id.parse().unwrap()).exists());
+    });
+}
+
+fn adopt_again(step: Step, between: impl FnOnce(&Terminal, &str)) {
     let terminal = Terminal::new();
     let cinder = CinderVolume::new(&terminal.root, "raw", 2);
     // The share's own folders come with its first use.
     assert_eq!(terminal.answers(&["list"]), serde_json::json!([]));
     let arguments = ["import", "--cinder", &cinder.id];
     terminal.dies(step, &arguments);
+    between(&terminal, &cinder.id);
     let adopted = terminal.answers(&arguments);
     let handle = adopted["handle"].as_str().unwrap();
     let volume = volume_of(handle);

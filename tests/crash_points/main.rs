@@ -33,7 +33,8 @@ fn scenarios(step: Step) -> &'static [(&'static str, Scenario)] {
             &[("same file", imports::import), ("another file", imports::import_another)]
         }
         Step::RepairKept | Step::RepairRebuilt | Step::RepairMoved => &[("clone", imports::repair)],
-        Step::AdoptLinked | Step::AdoptRecorded | Step::AdoptUnlinked => &[("cinder", imports::adopt)],
+        Step::AdoptLinked => &[("cinder", imports::adopt), ("repaired", imports::adopt_repaired)],
+        Step::AdoptRecorded | Step::AdoptUnlinked => &[("cinder", imports::adopt)],
         Step::CloneAnnounced => &[("clone", lifecycle::clone)],
         Step::CutIntended | Step::CutOverlayMade | Step::CutReported | Step::CutRecorded => {
             &[("detached", points::cut_detached), ("attached", points::cut_attached)]

@@ -146,3 +146,39 @@ fn what_is_not_as_cinder_leaves_it_is_refused_and_not_touched() {
     answer(volumes, "import", &["--cinder", &cinder.id]);
     assert!(domain.read(cinder.id.parse().unwrap(), 8 * BLOCK) == cinder.states[2]);
 }
+
+/// A table that lies there alone is Cinder's own business, unless it says what the volume's record says.
+#[test]
+fn a_table_without_images_goes_only_if_it_is_that_of_the_volume() {
+    let domain = Domain::new();
+    let volumes = &domain.volumes;
+    let cinder = CinderVolume::new(&volumes.share().root, "raw", 2);
+    let table = std::fs::read_to_string(cinder.path("info")).unwrap();
+    answer(volumes, "import", &["--cinder", &cinder.id]);
+    let other = table.replace(&cinder.snapshots[0], &uuid::Uuid::new_v4().to_string());
+    for (table, stays) in [(other, true), ("[]".to_owned(), true), (table, false)] {
+        std::fs::write(cinder.path("info"), table).unwrap();
+        answer(volumes, "import", &["--cinder", &cinder.id]);
+        assert_eq!(cinder.path("info").exists(), stays);
+    }
+}
+
+/// Whatever lies in the volume's folder and is none of the images may stand on them.
+#[test]
+fn an_image_that_cinder_does_not_have_stops_an_adoption() {
+    let domain = Domain::new();
+    let volumes = &domain.volumes;
+    let cinder = CinderVolume::new(&volumes.share().root, "qcow2", 1);
+    let folder = volumes.layout().volume(cinder.id.parse().unwrap());
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join(cinder.name("later")), "an overlay").unwrap();
+    let before = cinder.files();
+    let refused = strata(volumes, "import", &["--cinder", &cinder.id]);
+    assert!(
+        refused.status.code() == Some(4) && said(&refused).contains("none of Cinder's"),
+        "{}",
+        said(&refused)
+    );
+    assert_eq!(cinder.files(), before);
+    assert_eq!(std::fs::read_dir(folder).unwrap().count(), 1);
+}

@@ -340,3 +340,30 @@ fn a_folder_that_cannot_be_listed_does_not_look_empty() {
     assert!(listed[0].problem.as_ref().unwrap().contains("cannot list"), "{listed:?}");
     domain.volumes.repair(id, Some(Format::Qcow2)).unwrap();
 }
+
+/// A snapshot that nothing tells of would be merged away: who repairs has to say which there are.
+#[test]
+fn frozen_layers_without_a_table_are_not_taken_for_nobodys() {
+    let family = Family::new(VolumeKind::Qcow2);
+    let info = family.volumes().layout().info(family.volume);
+    let table = std::fs::read(&info).unwrap();
+    std::fs::remove_file(&info).unwrap();
+    let snapshots = family.record.windows(11).position(|bytes| bytes == b"\"snapshots\"").unwrap();
+    for record in [None, Some(&family.record[..snapshots + 300])] {
+        std::fs::remove_file(family.path()).unwrap();
+        record.into_iter().for_each(|record| std::fs::write(family.path(), record).unwrap());
+        let refused = family.volumes().repair(family.volume, Some(Format::Qcow2)).unwrap_err();
+        assert!(matches!(refused, Error::Precondition { .. }), "{refused}");
+        let said = refused.to_string();
+        assert!(
+            said.contains("volume.info") && said.contains("active") && said.contains("by hand"),
+            "{said}"
+        );
+        assert_eq!(std::fs::read(family.path()).ok().as_deref(), record);
+        std::fs::write(family.path(), "").unwrap();
+    }
+    std::fs::write(&info, table).unwrap();
+    family.volumes().repair(family.volume, None).unwrap();
+    family.same_shape();
+    family.same_bytes();
+}
