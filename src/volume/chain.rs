@@ -1,13 +1,13 @@
 //! From layers to files: the chain under a layer, across volumes, each header held to the records.
 
-use super::error::{Error, ImageHeaderSnafu, TooDeepSnafu, VolumeNotFoundSnafu};
+use super::error::{Error, ImageHeaderSnafu, TooDeepSnafu};
 use super::id::{LayerId, VolumeId};
 use super::lock::Mode;
 use super::record::{Layer, ParentLayer, Record};
 use super::store::{GraphLock, Locked};
 use super::volumes::Volumes;
 use crate::image::{Format, ImageRef, header};
-use snafu::{OptionExt, ResultExt, ensure};
+use snafu::{ResultExt, ensure};
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -57,7 +57,8 @@ impl Volumes {
                     Entry::Occupied(known) => known.into_mut(),
                     Entry::Vacant(unknown) => {
                         let other = self.read(at.volume)?;
-                        unknown.insert(other.context(VolumeNotFoundSnafu { volume: at.volume })?)
+                        let gone = || broken(no_record(at.volume));
+                        unknown.insert(other.ok_or_else(gone)?)
                     }
                 }
             };
@@ -90,7 +91,13 @@ impl Volumes {
             .filter(|volume| *volume != id)
             .collect();
         for volume in volumes {
-            self.lock(volume)?.stop_merge()?;
+            let source = self.lock(volume).map_err(|error| match error {
+                Error::VolumeNotFound { volume } => {
+                    Error::DamagedRecord { volume: id, reason: no_record(volume) }
+                }
+                other => other,
+            });
+            source?.stop_merge()?;
         }
         Ok(Some(graph))
     }
@@ -122,6 +129,11 @@ impl Locked<'_> {
         ensure!(depth <= limit, TooDeepSnafu { volume: self.id(), depth, limit });
         Ok(())
     }
+}
+
+/// Of a volume that another one stands on.
+fn no_record(source: VolumeId) -> String {
+    format!("volume {source}, which it stands on, has no record; it is that one which has to be repaired")
 }
 
 /// How an overlay names the file under it. Both are below one share's root, so there always is such a name.

@@ -367,3 +367,24 @@ fn frozen_layers_without_a_table_are_not_taken_for_nobodys() {
     family.same_shape();
     family.same_bytes();
 }
+
+/// A volume that exists is not "not found" because another one's record is missing.
+#[test]
+fn a_clone_whose_source_lost_its_record_says_which_one() {
+    let family = Family::new(VolumeKind::Qcow2);
+    std::fs::remove_file(family.path()).unwrap();
+    let (volumes, clone) = (family.volumes(), family.clone);
+    let refused = [
+        volumes.expand(clone, Some(2 << 30), None).map(drop),
+        volumes.snapshot(clone, "s").map(drop),
+        volumes.pin_volume(clone, "a test").map(drop),
+        family.domain.try_attach(clone, Access::Block).map(drop),
+    ];
+    for error in refused.map(Result::unwrap_err) {
+        assert!(matches!(error, Error::DamagedRecord { volume, .. } if volume == clone), "{error}");
+        assert!(error.to_string().contains(&format!("volume {}", family.volume)), "{error}");
+    }
+    volumes.repair(family.volume, None).unwrap();
+    family.domain.detach(clone);
+    family.same_bytes();
+}
