@@ -5,6 +5,7 @@
 //! give up and let go of what they hold. So a code of the first kind stands only where something may run.
 
 use crate::host::growfs::GrowError;
+use crate::image::header::HeaderError;
 use crate::image::lock::LockError;
 use crate::qsd::DaemonError;
 use crate::rpc::chain;
@@ -47,6 +48,8 @@ fn listed(error: &Error) -> Code {
         Error::ImageInUse { .. } | Error::ImageLock { source: LockError::Held { .. } } => {
             Code::FailedPrecondition
         }
+        Error::ImageLock { source: LockError::Io { source, .. } } => of_io(source.kind()),
+        Error::ImageHeader { source: HeaderError::Read { source, .. } } => of_header(source.kind()),
         // Until a person has run the repair no retry helps, and nothing may be undone meanwhile.
         Error::DamagedRecord { .. } | Error::ImageHeader { .. } => Code::FailedPrecondition,
         // What the node did is unknown: it may be at work.
@@ -77,8 +80,7 @@ fn listed(error: &Error) -> Code {
         // A merge or a reader elsewhere that will let go.
         Error::Command { source } if source.is_lock_conflict() => Code::Aborted,
         // These steps have ended, and what was begun before them is journaled or undone.
-        Error::ImageLock { .. }
-        | Error::QemuImg { .. }
+        Error::QemuImg { .. }
         | Error::Qmp { .. }
         | Error::Command { .. }
         | Error::Attach { .. }
@@ -86,6 +88,14 @@ fn listed(error: &Error) -> Code {
         | Error::Mkfs { .. }
         | Error::Grow { .. }
         | Error::Freeze { .. } => Code::Internal,
+    }
+}
+
+/// An image that is not there, or too short, is damage; only what the share itself says is not.
+fn of_header(kind: ErrorKind) -> Code {
+    match kind {
+        ErrorKind::NotFound | ErrorKind::UnexpectedEof => Code::FailedPrecondition,
+        kind => of_io(kind),
     }
 }
 
@@ -147,6 +157,16 @@ mod tests {
         Error::Io { doing: "read", path: "/x".into(), source: io::Error::from_raw_os_error(code) }
     }
 
+    fn header(code: i32) -> Error {
+        let source = HeaderError::Read { path: "/x".into(), source: io::Error::from_raw_os_error(code) };
+        Error::ImageHeader { source }
+    }
+
+    fn image_lock(code: i32) -> Error {
+        let source = io::Error::from_raw_os_error(code);
+        Error::ImageLock { source: LockError::Io { what: "lock", path: "/x".into(), source } }
+    }
+
     #[rstest]
     #[case(Error::VolumeNotFound { volume: volume() }, Code::NotFound)]
     #[case(Error::SnapshotNotFound { volume: volume(), snapshot: SnapshotId::from_name("s") }, Code::NotFound)]
@@ -185,8 +205,15 @@ mod tests {
     #[case(errno(libc::ENOTCONN), Code::Unavailable)]
     #[case(errno(libc::ESTALE), Code::Unavailable)]
     #[case(errno(libc::EIO), Code::Internal)]
-    #[case(Error::ImageLock { source: LockError::Io { what: "lock", path: "/x".into(), source: io::Error::from_raw_os_error(libc::ENOTCONN) } }, Code::Unavailable)]
-    #[case(Error::ImageLock { source: LockError::Io { what: "lock", path: "/x".into(), source: io::Error::from_raw_os_error(libc::EIO) } }, Code::Internal)]
+    #[case(header(libc::ENOTCONN), Code::Unavailable)]
+    #[case(header(libc::ESTALE), Code::Unavailable)]
+    #[case(header(libc::EIO), Code::Internal)]
+    #[case(header(libc::ENOENT), Code::FailedPrecondition)]
+    #[case(Error::ImageHeader { source: HeaderError::Malformed { path: "/x".into(), reason: "short" } }, Code::FailedPrecondition)]
+    #[case(image_lock(libc::ENOTCONN), Code::Unavailable)]
+    #[case(image_lock(libc::ESTALE), Code::Unavailable)]
+    #[case(image_lock(libc::EIO), Code::Internal)]
+    #[case(Error::ImageLock { source: LockError::Held { path: "/x".into(), conflict: "it writes" } }, Code::FailedPrecondition)]
     #[case(Error::Daemon { source: DaemonError::Unreachable { reason: text() } }, Code::Unavailable)]
     #[case(Error::Daemon { source: DaemonError::Unusable { reason: text() } }, Code::FailedPrecondition)]
     #[case(Error::Daemon { source: DaemonError::Process { name: "n".parse().unwrap(), reason: text() } }, Code::Internal)]
