@@ -2,8 +2,9 @@
 
 use crate::driver::{Use, from_snapshot, new_volume};
 use crate::share::volume_of;
+use crate::support::domain::read_start;
 use crate::support::writer::{Writer, verify_files};
-use crate::world::{Disk, World, eventually, patiently};
+use crate::world::{Disk, LENGTH, World, eventually, patiently};
 use std::time::Duration;
 use strata::rpc::csi::Snapshot;
 use strata::volume::record::Consistency;
@@ -246,7 +247,8 @@ pub fn flatten_attached(step: Step) {
     world.write_to(&mut copy, &device, 20..23, 70);
     world.dies(|driver| driver.snapshot(&copy.id, "of-the-clone"));
     world.calm();
-    world.snapshot(&copy, "of-the-clone");
+    let snapshot = patiently(|| world.driver.snapshot(&copy.id, "of-the-clone"));
+    let then = copy.now.clone();
     world.write_to(&mut copy, &device, 21..24, 71);
     let volume = copy.volume();
     eventually("the clone stands on its own feet", || {
@@ -254,6 +256,9 @@ pub fn flatten_attached(step: Step) {
         record.merge.is_none()
             && record.layers.iter().all(|layer| layer.parent.is_none_or(|p| p.volume == volume))
     });
+    // Only now: while a layer is copied into, no other program reads it.
+    let kept = world.keep(&snapshot);
+    assert!(read_start(&kept.path, LENGTH) == then, "the snapshot is not what was acknowledged");
     world.write_to(&mut copy, &device, 2..5, 72);
     world.detach(&copy.id);
     world.verify_disk(&copy);
