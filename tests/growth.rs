@@ -225,18 +225,51 @@ fn a_fully_allocated_image_grows_whole_or_not_at_all() {
     // What the look at the free space did not foresee.
     let full = raw::reserve(&file, 8 * GIB).unwrap_err();
     assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    assert!(allocated() >= 2 * GIB, "it fails half-way");
+    raw::give_back(&file).unwrap();
     assert_eq!((std::fs::metadata(&file).unwrap().len(), allocated()), (GIB, before));
     grow(&domain, volume, 2);
     assert!(allocated() >= 2 * GIB);
 }
 
-/// A filesystem of 3 GiB at the share's folder. Unmounted at the end.
+/// A node that failed may have an earlier call in its queue, which grows the image in the very next moment: what was reserved
+/// is not taken from under it. The next try uses it.
+#[test]
+fn room_that_was_reserved_for_an_attached_image_stays() {
+    let domain = Domain::on(Policy::default(), SmallShare::mount);
+    let volume = domain.create("pvc-queued", VolumeKind::RawFull);
+    let device = domain.attach(volume, Access::Block);
+    let file = active_file(&domain, volume);
+    let seen = || std::fs::metadata(&file).map(|meta| (meta.len(), meta.blocks() * 512)).unwrap();
+    domain.fail_growth(true);
+    let refused = domain.volumes.expand(volume, Some(2 * GIB), None);
+    assert!(matches!(refused, Err(Error::NodeFailed { .. })), "{refused:?}");
+    assert!(seen().0 == GIB && seen().1 >= 2 * GIB, "{:?}", seen());
+    domain.fail_growth(false);
+    grow(&domain, volume, 2);
+    assert_eq!(device_size(&device), 2 * GIB);
+    // The same when the room is gone half-way, by what somebody else writes.
+    let filler = domain.volumes.share().root.join("filler");
+    let free = domain.volumes.room().unwrap().free - (2 * GIB + (64 << 20));
+    let filled = std::fs::File::create(filler).unwrap();
+    rustix::fs::fallocate(&filled, rustix::fs::FallocateFlags::empty(), 0, free).unwrap();
+    let refused = domain.volumes.expand(volume, Some(4 * GIB), None);
+    assert!(matches!(refused, Err(Error::NoRoom { .. })), "{refused:?}");
+    assert!(seen().0 == 2 * GIB && seen().1 >= 3 * GIB, "{:?}", seen());
+    // Detached nobody can be growing it: it is given back.
+    domain.detach(volume);
+    let refused = domain.volumes.expand(volume, Some(4 * GIB), None);
+    assert!(matches!(refused, Err(Error::NoRoom { .. })), "{refused:?}");
+    assert!(seen().0 == 2 * GIB && seen().1 < 3 * GIB, "{:?}", seen());
+}
+
+/// A filesystem of 6 GiB at the share's folder. Unmounted at the end.
 struct SmallShare(PathBuf);
 
 impl SmallShare {
     fn mount(at: &Path) -> SmallShare {
         let disk = at.with_extension("disk");
-        std::fs::File::create(&disk).unwrap().set_len(3 * GIB).unwrap();
+        std::fs::File::create(&disk).unwrap().set_len(6 * GIB).unwrap();
         support::run("mkfs.ext4", &["-q", "-F", disk.to_str().unwrap()]);
         support::run("mount", &["-o", "loop", disk.to_str().unwrap(), at.to_str().unwrap()]);
         SmallShare(at.to_owned())

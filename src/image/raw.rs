@@ -13,17 +13,14 @@ const PIECE: u64 = 1 << 30;
 const MARGIN: u64 = 256 << 20;
 
 /// Allocates what lies between the end of the file and `size`, leaving the end where it is: whoever looks at the file,
-/// also after a crash, sees it as before. What does not fit is given back whole.
+/// also after a crash, sees it as before. After an error a part of it is taken; see [`give_back`].
 pub fn reserve(path: &Path, size: u64) -> io::Result<()> {
     let file = File::options().write(true).open(path)?;
     let end = file.metadata()?.len();
     let mut from = end;
     while from < size {
         let length = (size - from).min(PIECE);
-        if let Err(error) = allocate(&file, from, length) {
-            give_back(path)?;
-            return Err(error);
-        }
+        allocate(&file, from, length)?;
         from += length;
     }
     Ok(())
@@ -37,7 +34,8 @@ fn allocate(file: &File, from: u64, length: u64) -> io::Result<()> {
     Ok(fallocate(file, FallocateFlags::KEEP_SIZE, from, length)?)
 }
 
-/// Frees what was allocated past the end of the file.
+/// Frees what was allocated past the end of the file. Nobody else may have it open: who grew it in between would find it
+/// cut off again.
 pub fn give_back(path: &Path) -> io::Result<()> {
     let file = File::options().write(true).open(path)?;
     // Cutting a file off where it ends frees what it has there.

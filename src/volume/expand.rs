@@ -135,7 +135,10 @@ impl Locked<'_> {
         let lock = ImageLock::write(&path).context(ImageLockSnafu)?;
         match active.format {
             Format::Raw => {
-                self.reserve(active, size)?;
+                if let Err(error) = self.reserve(active, size) {
+                    self.give_back(active)?;
+                    return Err(error);
+                }
                 raw::extend(&path, size).map_err(Error::io("grow", &path))
             }
             Format::Qcow2 => {
@@ -149,6 +152,8 @@ impl Locked<'_> {
         }
     }
 
+    /// What was reserved stays, whatever comes of it: an earlier call may still be queued on the node, and giving back
+    /// while the daemon grows the image would cut off what it has just got. The next try uses the room.
     fn grow_attached(&self, open: &OpenAt, active: &Layer, size: u64) -> Result<(), Error> {
         let volume = self.id();
         self.reserve(active, size)?;
@@ -165,14 +170,11 @@ impl Locked<'_> {
             Err(source @ AgentError::Unreachable { .. }) => {
                 Err(Error::NodeUnreachable { volume, node, source })
             }
-            Err(source @ AgentError::Failed { .. }) => {
-                self.give_back(active)?;
-                Err(Error::NodeFailed { volume, node, source })
-            }
+            Err(source @ AgentError::Failed { .. }) => Err(Error::NodeFailed { volume, node, source }),
         }
     }
 
-    /// Takes the room that a fully allocated image is to grow into, all of it or nothing.
+    /// Takes the room that a fully allocated image is to grow into, or a part of it before an error.
     fn reserve(&self, active: &Layer, size: u64) -> Result<(), Error> {
         if !self.is_allocated(active) {
             return Ok(());
@@ -192,6 +194,7 @@ impl Locked<'_> {
         }
     }
 
+    /// Only while nobody has the image open.
     fn give_back(&self, active: &Layer) -> Result<(), Error> {
         let path = self.image(&active.file);
         if self.is_allocated(active) {

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 /// Calls the one node's [`Staging`] directly.
 #[derive(Default)]
-pub struct LocalAgent(OnceLock<Arc<Staging>>, AtomicBool, Mutex<Vec<(NodeId, Arc<Staging>)>>);
+pub struct LocalAgent(OnceLock<Arc<Staging>>, AtomicBool, Mutex<Vec<(NodeId, Arc<Staging>)>>, AtomicBool);
 
 impl LocalAgent {
     fn staging(&self) -> Result<&Staging, AgentError> {
@@ -42,6 +42,9 @@ impl Agents for LocalAgent {
         self.staging()?.cut(order).map_err(failed)
     }
     fn grow(&self, _: &NodeId, _: &str, order: &GrowOrder) -> Result<GrowReport, AgentError> {
+        if self.3.load(Ordering::SeqCst) {
+            return Err(AgentError::Failed { reason: "the test has it fail".into() });
+        }
         self.staging()?.grow(order).map_err(failed)
     }
     fn merge(&self, _: &NodeId, _: &str, call: &MergeCall) -> Result<MergeReport, AgentError> {
@@ -118,6 +121,11 @@ impl Domain {
     /// From now on the node's agent does not answer, or does again.
     pub fn unplug_agent(&self, away: bool) {
         self.agent.1.store(away, Ordering::SeqCst);
+    }
+
+    /// From now on the node answers every growth with a failure, or does again what it is asked.
+    pub fn fail_growth(&self, fails: bool) {
+        self.agent.3.store(fails, Ordering::SeqCst);
     }
 
     /// Another node of the same machine, with daemons of its own.
