@@ -5,6 +5,7 @@ use super::id::{LayerId, SnapshotId, VolumeId};
 use super::inspect_images::ImageReport;
 use super::record::Record;
 use super::references::list_ids;
+use super::repair::KEPT;
 use super::report::{allocated, tops};
 use super::store::read_if_exists;
 use super::volumes::Volumes;
@@ -95,7 +96,10 @@ impl Volumes {
             Ok(None) if !self.layout.volume(id).exists() => return Err(Error::VolumeNotFound { volume: id }),
             Ok(None) => match self.image_files(id) {
                 Ok(files) if files.is_empty() => {
-                    report.pending.push("the folder of a deleted volume is to be removed".to_owned());
+                    let removable = self.leftovers(id).is_ok_and(|leftovers| leftovers.is_some());
+                    let told =
+                        if removable { "the folder of a deleted volume is to be removed" } else { KEPT };
+                    report.pending.push(told.to_owned());
                 }
                 Ok(_) => {
                     let reason = "there are images, but no record (volume.json); nothing was changed; `strata \

@@ -50,6 +50,11 @@ impl Layout {
         self.volume(id).join("children")
     }
 
+    /// Images that no record knew, moved there by a repair.
+    pub fn lost(&self, id: VolumeId) -> PathBuf {
+        self.volume(id).join("lost+found")
+    }
+
     /// What the background does with it: a hint.
     pub fn background(&self, id: VolumeId) -> PathBuf {
         self.volume(id).join("background.json")

@@ -51,7 +51,8 @@ impl Volumes {
     pub fn volumes_to_tidy(&self) -> Result<Vec<VolumeId>, Error> {
         let mut volumes = self.list()?;
         volumes.retain(|volume| match self.read(*volume) {
-            Ok(None) => true,
+            // What is to stay in the folder of a deleted volume is no work.
+            Ok(None) => self.leftovers(*volume).is_ok_and(|leftovers| leftovers.is_some()),
             Ok(Some(record)) => {
                 wants_tidying(&record)
                     || self.layout.background(*volume).exists()

@@ -9,12 +9,14 @@ use super::id::{LayerId, VolumeId};
 use super::lock::Mode;
 use super::provision::make_folder;
 use super::record::{ParentLayer, Record, State};
+use super::repair::DAMAGED;
 use super::steps::{Step, reached};
 use super::store::{Locked, remove_file};
 use super::volumes::Volumes;
 use crate::host::fsio;
 use jiff::Timestamp;
 use std::collections::{BTreeSet, HashSet};
+use std::path::{Path, PathBuf};
 
 impl Volumes {
     /// Notes in the source's folder that a clone is about to stand on one of its layers.
@@ -128,25 +130,57 @@ impl Volumes {
         Ok(())
     }
 
-    /// Removes the folder of a volume that has no record. What is in it that is not ours keeps it there.
+    /// Removes the folder of a volume that has no record. What is in it that is not ours keeps it there, and so does
+    /// what a repair has moved aside.
     fn remove_folder(&self, id: VolumeId) {
-        let folder = self.layout.volume(id);
-        let leftovers = std::fs::read_dir(&folder).into_iter().flatten().flatten();
-        for entry in leftovers {
-            let name = entry.file_name();
-            let name = name.to_string_lossy();
-            if name.starts_with('.') && name.ends_with(".tmp") {
-                let _ = std::fs::remove_file(entry.path());
+        let removed = self.leftovers(id).and_then(|leftovers| match leftovers {
+            Some(files) => self.remove_files(id, &files),
+            None => {
+                tracing::warn!(
+                    volume = %id,
+                    folder = %self.layout.volume(id).display(),
+                    "the folder of a deleted volume holds files that are not its own, or images in lost+found: it stays"
+                );
+                Ok(())
             }
+        });
+        if let Err(error) = removed {
+            tracing::warn!(volume = %id, %error, "the folder of a deleted volume stays for now");
         }
+    }
+
+    fn remove_files(&self, id: VolumeId, files: &[PathBuf]) -> Result<(), Error> {
+        files.iter().try_for_each(|file| remove_file(file))?;
         self.note_nothing(id);
-        let _ = std::fs::remove_dir(self.layout.children(id));
-        match std::fs::remove_dir(&folder) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                tracing::warn!(volume = %id, %error, "the folder of a deleted volume holds files that are not ours");
+        let folder = self.layout.volume(id);
+        for folder in [self.layout.children(id), self.layout.lost(id), folder] {
+            match std::fs::remove_dir(&folder) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Error::io("remove", folder)(error));
+                }
+                _ => {}
             }
-            _ => {}
         }
+        Ok(())
+    }
+
+    /// The files that go with the folder of a volume that has no record; None if something there is to stay.
+    pub(super) fn leftovers(&self, id: VolumeId) -> Result<Option<Vec<PathBuf>>, Error> {
+        let mut files = Vec::new();
+        for path in entries(&self.layout.volume(id))? {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let temporary = name.starts_with('.') && name.ends_with(".tmp");
+            if temporary || name.starts_with(DAMAGED) {
+                files.push(path);
+            } else if path == self.layout.children(id) || path == self.layout.lost(id) {
+                if !entries(&path)?.is_empty() {
+                    return Ok(None);
+                }
+            } else if path != self.layout.background(id) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(files))
     }
 }
 
@@ -197,16 +231,21 @@ fn unreferenced(record: &Record, outside: &HashSet<LayerId>) -> Option<usize> {
 }
 
 /// The ids that name the entries of a folder. No folder: none.
-pub(super) fn list_ids<I: std::str::FromStr + Ord>(folder: &std::path::Path) -> Result<Vec<I>, Error> {
+pub(super) fn list_ids<I: std::str::FromStr + Ord>(folder: &Path) -> Result<Vec<I>, Error> {
+    let names = entries(folder)?;
+    let names = names.iter().filter_map(|path| path.file_name()?.to_str());
+    let mut ids: Vec<I> = names.filter_map(|name| name.parse().ok()).collect();
+    ids.sort();
+    Ok(ids)
+}
+
+/// What is in a folder. No folder: nothing.
+pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     let entries = match std::fs::read_dir(folder) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.map_err(Error::io("list", folder))?,
     };
-    let mut ids = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(Error::io("list", folder))?;
-        ids.extend(entry.file_name().to_str().and_then(|name| name.parse().ok()));
-    }
-    ids.sort();
-    Ok(ids)
+    let path =
+        |entry: std::io::Result<std::fs::DirEntry>| Ok(entry.map_err(Error::io("list", folder))?.path());
+    entries.map(path).collect()
 }

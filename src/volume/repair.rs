@@ -21,8 +21,12 @@ use jiff::Timestamp;
 use serde::Serialize;
 use snafu::{ResultExt, ensure};
 
-/// Where images go that the record does not know.
-const LOST: &str = "lost+found";
+/// How the names of damaged records begin that were replaced.
+pub(super) const DAMAGED: &str = "volume.json.damaged-";
+
+/// Of a folder that a deleted volume left.
+pub(super) const KEPT: &str = "the folder of a deleted volume stays: it holds images in lost+found, or files that are not \
+                               the volume's; look at them, and remove them";
 
 /// What a repair came to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -46,7 +50,10 @@ impl Volumes {
             Ok(Some(record)) => report.done.extend(pending(&record)),
             Ok(None) if self.image_files(id)?.is_empty() => {
                 self.sweep(id)?;
-                report.done.push("the folder of a deleted volume was removed".to_owned());
+                match self.layout.volume(id).exists() {
+                    true => report.unknown.push(KEPT.to_owned()),
+                    false => report.done.push("the folder of a deleted volume was removed".to_owned()),
+                }
                 return Ok(report);
             }
             Ok(None) | Err(Error::DamagedRecord { .. }) => self.rebuild(id, format, &mut report)?,
@@ -106,7 +113,7 @@ impl Volumes {
             self.verify(&self.chain(&record, top)?)?;
         }
         if damaged.is_some() {
-            let name = format!("volume.json.damaged-{}", Timestamp::now().strftime("%Y%m%dT%H%M%S%fZ"));
+            let name = format!("{DAMAGED}{}", Timestamp::now().strftime("%Y%m%dT%H%M%S%fZ"));
             let kept = self.layout.volume(id).join(&name);
             std::fs::hard_link(&path, &kept).map_err(Error::io("keep the damaged record as", &kept))?;
             report.done.push(format!("the damaged record is kept as {name}"));
@@ -171,7 +178,7 @@ impl Locked<'_> {
                     .push(format!("{file} is not in the record, but another image stands on it: it stays"));
                 continue;
             }
-            let folder = self.volumes.layout.volume(id).join(LOST);
+            let folder = self.volumes.layout.lost(id);
             make_folder(&folder)?;
             let taken = folder.join(&file).exists();
             let suffix = if taken { format!(".{}", uuid::Uuid::new_v4().simple()) } else { String::new() };
@@ -181,7 +188,7 @@ impl Locked<'_> {
             reached(Step::RepairMoved);
             fsio::sync_dir(&folder)?;
             fsio::sync_dir(&self.volumes.layout.volume(id))?;
-            report.done.push(format!("{file}, which the record does not know, was moved into {LOST}"));
+            report.done.push(format!("{file}, which the record does not know, was moved into lost+found"));
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use super::background::Background;
 use super::error::{Error, VolumeNotFoundSnafu};
 use super::id::{LayerId, NodeId, SnapshotHandle, VolumeHandle, VolumeId};
 use super::record::{Attachment, Consistency, Intent, Layer, Merge, ParentLayer, Pin, Record, State};
-use super::references::{list_ids, parents_in};
+use super::references::{entries, list_ids, parents_in};
 use super::view::{VolumeKind, VolumeSource};
 use super::volumes::Volumes;
 use crate::image::Format;
@@ -201,16 +201,10 @@ impl Volumes {
 
     /// The names of all images in a volume's folder, known to a record or not.
     pub(super) fn image_files(&self, id: VolumeId) -> Result<Vec<String>, Error> {
-        let folder = self.layout.volume(id);
-        let entries = match std::fs::read_dir(&folder) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.map_err(Error::io("list", &folder))?,
-        };
-        let mut names = Vec::new();
-        for entry in entries {
-            let name = entry.map_err(Error::io("list", &folder))?.file_name().into_string();
-            names.extend(name.ok().filter(|name| name.starts_with("volume-")));
-        }
+        let entries = entries(&self.layout.volume(id))?;
+        let names = entries.iter().filter_map(|path| path.file_name()?.to_str());
+        let mut names: Vec<String> =
+            names.filter(|name| name.starts_with("volume-")).map(str::to_owned).collect();
         names.sort();
         Ok(names)
     }

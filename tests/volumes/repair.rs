@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use strata::image::Format;
 use strata::image::lock::ImageLock;
-use strata::volume::record::{Record, decode};
+use strata::volume::record::{Record, decode, encode};
 use strata::volume::{Access, Error, SnapshotView, VolumeId, VolumeKind, VolumeSource, Volumes};
 
 /// A volume with three snapshots, one of them deleted, and a clone of the first.
@@ -387,4 +387,49 @@ fn a_clone_whose_source_lost_its_record_says_which_one() {
     volumes.repair(family.volume, None).unwrap();
     family.domain.detach(clone);
     family.same_bytes();
+}
+
+/// As when the leases that a repair gives to unknown readers are over.
+fn no_readers_left(volumes: &Volumes, volume: VolumeId) {
+    let path = volumes.layout().record(volume);
+    let record = decode(&std::fs::read(&path).unwrap()).unwrap();
+    std::fs::write(&path, encode(&Record { pins: Vec::new(), ..record })).unwrap();
+}
+
+/// A damaged record that was kept goes with its volume; what a repair has moved aside stays, and is no work for anybody.
+#[test]
+fn a_repaired_volume_can_be_deleted() {
+    let domain = Domain::new();
+    let volumes = &domain.volumes;
+    let volume = domain.create("pvc", VolumeKind::Qcow2);
+    let (folder, record) = (volumes.layout().volume(volume), volumes.layout().record(volume));
+    let repaired = |stranger: Option<&str>| {
+        let bytes = std::fs::read(&record).unwrap();
+        std::fs::write(&record, &bytes[..bytes.len() - 40]).unwrap();
+        stranger.into_iter().for_each(|name| std::fs::write(folder.join(name), "somebody's").unwrap());
+        volumes.repair(volume, None).unwrap();
+    };
+    repaired(None);
+    std::fs::create_dir(folder.join("lost+found")).unwrap();
+    volumes.delete(volume).unwrap();
+    no_readers_left(volumes, volume);
+    volumes.tidy(volume).unwrap();
+    assert!(!folder.exists());
+
+    domain.create("pvc", VolumeKind::Qcow2);
+    repaired(Some("volume-stranger"));
+    volumes.delete(volume).unwrap();
+    no_readers_left(volumes, volume);
+    volumes.tidy(volume).unwrap();
+    assert!(!record.exists());
+    assert_eq!(std::fs::read(folder.join("lost+found/volume-stranger")).unwrap(), b"somebody's");
+    assert_eq!(volumes.volumes_to_tidy().unwrap(), []);
+    let report = volumes.inspect(volume).unwrap();
+    assert!(report.problems.is_empty() && report.pending[0].contains("lost+found"), "{report:?}");
+    let told = volumes.repair(volume, None).unwrap();
+    assert!(told.done.is_empty() && told.unknown[0].contains("lost+found"), "{told:?}");
+    std::fs::remove_file(folder.join("lost+found/volume-stranger")).unwrap();
+    assert_eq!(volumes.volumes_to_tidy().unwrap(), [volume]);
+    volumes.tidy(volume).unwrap();
+    assert_eq!(volumes.list().unwrap(), []);
 }
