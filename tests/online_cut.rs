@@ -112,11 +112,24 @@ fn pauses(driver: &Driver) -> Vec<u64> {
     told.filter_map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()).collect()
 }
 
+/// As a sidecar: a share that is not usable yet is asked for again.
+fn first_volume(driver: &Driver) -> String {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        match driver.create(new_volume("pvc-online-cut", 1 << 30, Use::Ext4, &[])) {
+            Err(status) if status.code() == tonic::Code::Unavailable && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_secs(1));
+            }
+            made => return made.unwrap().volume_id,
+        }
+    }
+}
+
 #[test]
 fn snapshots_under_verified_writes_hold_one_instant_each() {
     let rig = start();
     let driver = &rig.driver;
-    let id = driver.create(new_volume("pvc-online-cut", 1 << 30, Use::Ext4, &[])).unwrap().volume_id;
+    let id = first_volume(driver);
     let place = rig.dir.path().join("pod");
     let target = driver.attach(&id, &place, Use::Ext4).unwrap();
     let writer = fio(&target, rig.dir.path());

@@ -1,25 +1,30 @@
 //! The proof that two mounts of one share see the same files at the same time.
 
+use rustix::fs::{Mode, OFlags};
 use snafu::{ResultExt, Snafu, ensure};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// A cache that expires meanwhile would hide behind a single try.
 const ROUNDS: u32 = 3;
+const ALIGN: usize = 4096;
 
 /// Why two mounts are not known to be coherent.
 #[derive(Debug, Snafu)]
 pub enum CoherenceError {
     /// One mount showed what was no longer true.
     #[snafu(display(
-        "two mounts of the share disagree: after {change} through one, the other still showed the old file; \
-         images would be opened without their last writes"
+        "two mounts of the share disagree: after {change} through one, the other still showed the old file \
+         ({again}); images would be opened without their last writes"
     ))]
     Incoherent {
         /// What had been done.
         change: &'static str,
+        /// What further looks showed: where the old file came from.
+        again: String,
     },
     /// The test itself failed.
     #[snafu(display("the coherence test cannot {action} {}: {source}", path.display()))]
@@ -58,10 +63,10 @@ fn watch(writer: &Path, reader: &Path, round: u32) -> Result<(), CoherenceError>
     look(&theirs)?;
     write(&replacement, b"other")?;
     fs::rename(&replacement, &ours).context(ProbeSnafu { action: "rename", path: &ours })?;
-    ensure!(look(&theirs)? == b"other", IncoherentSnafu { change: "a rename" });
+    ensure!(look(&theirs)? == b"other", stale("a rename", &theirs, b"other"));
 
     overwrite(&ours, b"third", 0)?;
-    ensure!(look(&theirs)? == b"third", IncoherentSnafu { change: "a rewrite in place" });
+    ensure!(look(&theirs)? == b"third", stale("a rewrite in place", &theirs, b"third"));
 
     let growth = vec![0x5a; 256 << 10];
     overwrite(&ours, &growth, 5)?;
@@ -69,9 +74,36 @@ fn watch(writer: &Path, reader: &Path, round: u32) -> Result<(), CoherenceError>
     let grown = look(&theirs)?;
     ensure!(
         size == 5 + growth.len() as u64 && grown[..5] == *b"third" && grown[5..] == growth[..],
-        IncoherentSnafu { change: "growth" }
+        stale("growth", &theirs, b"third")
     );
     Ok(())
+}
+
+/// Looks again, past the kernel's pages and then a little later: the servers, the client and the kernel can each be what
+/// is behind.
+fn stale(change: &'static str, path: &Path, new: &[u8]) -> IncoherentSnafu<&'static str, String> {
+    let begins = |seen: io::Result<Vec<u8>>| match seen {
+        Ok(bytes) if bytes.starts_with(new) => "new".to_owned(),
+        Ok(_) => "old".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    let direct = begins(look_past_the_cache(path));
+    std::thread::sleep(Duration::from_millis(200));
+    let later = begins(fs::read(path));
+    IncoherentSnafu {
+        change,
+        again: format!("at once without the kernel's cache: {direct}; 200 ms later: {later}"),
+    }
+}
+
+fn look_past_the_cache(path: &Path) -> io::Result<Vec<u8>> {
+    let file =
+        File::from(rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC, Mode::empty())?);
+    // O_DIRECT asks for aligned memory.
+    let mut buffer = vec![0; 2 * ALIGN];
+    let start = buffer.as_ptr().align_offset(ALIGN);
+    let read = file.read_at(&mut buffer[start..start + ALIGN], 0)?;
+    Ok(buffer[start..start + read].to_vec())
 }
 
 fn look(path: &Path) -> Result<Vec<u8>, CoherenceError> {

@@ -181,6 +181,8 @@ impl Machine {
                 let device = held.device.as_ref().unwrap().to_str().unwrap();
                 // Zeroing, for what a plain discard reads back as is nobody's promise.
                 support::run("blkdiscard", &["-z", "-o", &offset, "-l", &bytes, device]);
+                // Only what was flushed outlives a daemon that is killed.
+                std::fs::File::open(device).unwrap().sync_all().unwrap();
                 held.bytes[start..start + length].fill(0);
             }
             Step::Snapshot { volume, name } => {
