@@ -4,7 +4,7 @@ SHELL := /bin/bash
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help packages demo test soak sanity fmt lint clean-cache
+.PHONY: help packages demo test soak sanity bench-volume fmt lint clean-cache
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -24,6 +24,9 @@ sanity: packages ## csi-sanity against a real driver: make sanity CSI_SANITY=/pa
 
 soak: packages ## Random histories against a model, HOURS=1 or more
 	scripts/run-soak
+
+bench-volume: packages ## What volumes cost: pauses, latency, fio ratios, depth; PART="pause …" for some, OUT=file
+	scripts/run-bench-volume $(PART)
 
 fmt: ## Formats the code
 	cargo fmt

@@ -1,0 +1,63 @@
+//! The surroundings: share, program, folder, settings.
+
+use crate::driver::Driver;
+use anyhow::{Context, Result};
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// Where everything is.
+pub struct World {
+    /// HOST:/VOLUME.
+    pub share: String,
+    program: PathBuf,
+    pub qemu_img: PathBuf,
+    pub qemu_storage_daemon: PathBuf,
+    dir: tempfile::TempDir,
+}
+
+fn variable(name: &str) -> Result<String> {
+    std::env::var(name).with_context(|| format!("{name} is not set: run `make bench-volume`"))
+}
+
+/// A setting from the environment.
+pub fn setting<T>(name: &str, default: T) -> Result<T>
+where
+    T: FromStr,
+    T::Err: Display,
+{
+    match std::env::var(name) {
+        Ok(text) => text.parse().map_err(|error| anyhow::anyhow!("{name}={text:?}: {error}")),
+        Err(_) => Ok(default),
+    }
+}
+
+impl World {
+    pub fn new() -> Result<World> {
+        Ok(World {
+            share: variable("STRATA_TEST_SHARE")?,
+            program: variable("STRATA_BIN")?.into(),
+            qemu_img: variable("STRATA_QEMU_IMG")?.into(),
+            qemu_storage_daemon: variable("STRATA_QEMU_STORAGE_DAEMON")?.into(),
+            dir: tempfile::Builder::new().prefix("strata-bench-").tempdir_in(std::env::temp_dir())?,
+        })
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A whole driver on the share, torn down when dropped.
+    pub fn driver(&self, name: &str) -> Driver {
+        Driver::start(&self.program, &self.dir().join(name), &[&self.share], name)
+    }
+}
+
+/// Where a driver has the share mounted.
+pub fn share_mount(driver: &Driver) -> Result<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts")?;
+    let mut fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    let found =
+        fields.find(|words| words[2] == "fuse.glusterfs" && Path::new(words[1]).starts_with(&driver.dir));
+    Ok(PathBuf::from(found.context("the driver has no share mounted")?[1]))
+}
