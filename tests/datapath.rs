@@ -190,7 +190,7 @@ fn an_online_switch_under_a_writer_loses_nothing() {
         let mut client = m.rig.client(&m.daemon);
         let node = command::export_node(&mut client, EXPORT).unwrap();
         let new = command::add_overlay(&mut client, &overlay).unwrap();
-        let frozen = FrozenFs::freeze(&m.mount, m.dev, Duration::from_secs(5)).unwrap();
+        let frozen = FrozenFs::freeze(&m.mount, &m.device.path, Duration::from_secs(5)).unwrap();
         command::snapshot(&mut client, &node, &new).unwrap();
         let thawed = frozen.thaw();
         assert!(thawed.held, "{thawed:?}");
@@ -214,23 +214,23 @@ fn an_online_switch_under_a_writer_loses_nothing() {
 #[test]
 fn only_the_volumes_own_filesystem_is_frozen() {
     let m = mounted(FsType::Xfs, 400 * MIB);
-    let error = FrozenFs::freeze(Path::new("/var/tmp"), m.dev, Duration::from_secs(1)).unwrap_err();
+    let error = FrozenFs::freeze(Path::new("/var/tmp"), &m.device.path, Duration::from_secs(1)).unwrap_err();
     assert!(matches!(error, FreezeError::WrongFilesystem { .. }), "{error}");
     LinuxMounter.unmount(&m.mount).unwrap();
-    let error = FrozenFs::freeze(&m.mount, m.dev, Duration::from_secs(1)).unwrap_err();
+    let error = FrozenFs::freeze(&m.mount, &m.device.path, Duration::from_secs(1)).unwrap_err();
     assert!(matches!(error, FreezeError::WrongFilesystem { .. }), "{error}");
 }
 
 #[test]
 fn the_watchdog_thaws_and_says_so() {
     let m = mounted(FsType::Ext4, 64 * MIB);
-    let frozen = FrozenFs::freeze(&m.mount, m.dev, Duration::from_millis(300)).unwrap();
+    let frozen = FrozenFs::freeze(&m.mount, &m.device.path, Duration::from_millis(300)).unwrap();
     // Blocks until somebody thaws; nobody but the watchdog will.
     std::fs::write(m.mount.join("file"), "x").unwrap();
     let thawed = frozen.thaw();
     assert!(!thawed.held && thawed.pause >= Duration::from_millis(300), "{thawed:?}");
-    let twice = FrozenFs::freeze(&m.mount, m.dev, Duration::from_secs(5)).unwrap();
-    let error = FrozenFs::freeze(&m.mount, m.dev, Duration::from_secs(5)).unwrap_err();
+    let twice = FrozenFs::freeze(&m.mount, &m.device.path, Duration::from_secs(5)).unwrap();
+    let error = FrozenFs::freeze(&m.mount, &m.device.path, Duration::from_secs(5)).unwrap_err();
     assert!(matches!(error, FreezeError::Kernel { .. }), "{error}");
     drop(twice);
     std::fs::write(m.mount.join("file"), "y").unwrap();

@@ -97,10 +97,9 @@ impl Staging {
 
     /// None when the filesystem did not stand still in time: the cut is made all the same, and marked.
     fn freeze(&self, local: &Local, device: &Path) -> Result<Option<FrozenFs>, Error> {
-        let expected = DevNumber::of_node(device).map_err(Error::io("stat", device))?;
         // A freeze outlives the process that made it: whoever starts after a crash has to know of it.
         self.note_freeze(local, true)?;
-        match FrozenFs::freeze(&local.staging_path, expected, WATCHDOG) {
+        match FrozenFs::freeze(&local.staging_path, device, WATCHDOG) {
             Err(error @ FreezeError::TooSlow { .. }) => {
                 tracing::warn!(volume = %local.handle, %error, "cut without a freeze");
                 Ok(None)
