@@ -9,6 +9,7 @@ use strata::host::mount::FsType;
 use strata::image::{QemuImg, raw};
 use strata::volume::*;
 use support::domain::{Domain, write_at};
+use support::small_share::SmallShare;
 
 const GIB: u64 = 1 << 30;
 
@@ -215,7 +216,7 @@ fn a_growth_that_was_broken_off_is_finished(#[values(3, 2)] retried: u64) {
 /// A share without the room: nothing of it is taken, and a smaller wish is granted.
 #[test]
 fn a_fully_allocated_image_grows_whole_or_not_at_all() {
-    let domain = Domain::on(Policy::default(), SmallShare::mount);
+    let domain = Domain::on(Policy::default(), |at| SmallShare::mount(at, 6));
     let volume = domain.create("pvc-full", VolumeKind::RawFull);
     let file = active_file(&domain, volume);
     let allocated = || std::fs::metadata(&file).unwrap().blocks() * 512;
@@ -227,7 +228,9 @@ fn a_fully_allocated_image_grows_whole_or_not_at_all() {
     assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
     assert!(allocated() >= 2 * GIB, "it fails half-way");
     raw::give_back(&file).unwrap();
-    assert_eq!((std::fs::metadata(&file).unwrap().len(), allocated()), (GIB, before));
+    assert_eq!(std::fs::metadata(&file).unwrap().len(), GIB);
+    // The filesystem counts a block of its own map as the file's, and may keep it.
+    assert!(allocated() < before + (1 << 20), "{} where there were {before}", allocated());
     grow(&domain, volume, 2);
     assert!(allocated() >= 2 * GIB);
 }
@@ -236,7 +239,7 @@ fn a_fully_allocated_image_grows_whole_or_not_at_all() {
 /// is not taken from under it. The next try uses it.
 #[test]
 fn room_that_was_reserved_for_an_attached_image_stays() {
-    let domain = Domain::on(Policy::default(), SmallShare::mount);
+    let domain = Domain::on(Policy::default(), |at| SmallShare::mount(at, 6));
     let volume = domain.create("pvc-queued", VolumeKind::RawFull);
     let device = domain.attach(volume, Access::Block);
     let file = active_file(&domain, volume);
@@ -249,10 +252,7 @@ fn room_that_was_reserved_for_an_attached_image_stays() {
     grow(&domain, volume, 2);
     assert_eq!(device_size(&device), 2 * GIB);
     // The same when the room is gone half-way, by what somebody else writes.
-    let filler = domain.volumes.share().root.join("filler");
-    let free = domain.volumes.room().unwrap().free - (2 * GIB + (64 << 20));
-    let filled = std::fs::File::create(filler).unwrap();
-    rustix::fs::fallocate(&filled, rustix::fs::FallocateFlags::empty(), 0, free).unwrap();
+    SmallShare::fill(&domain.volumes.share().root, 2 * GIB + (64 << 20));
     let refused = domain.volumes.expand(volume, Some(4 * GIB), None);
     assert!(matches!(refused, Err(Error::NoRoom { .. })), "{refused:?}");
     assert!(seen().0 == 2 * GIB && seen().1 >= 3 * GIB, "{:?}", seen());
@@ -261,23 +261,4 @@ fn room_that_was_reserved_for_an_attached_image_stays() {
     let refused = domain.volumes.expand(volume, Some(4 * GIB), None);
     assert!(matches!(refused, Err(Error::NoRoom { .. })), "{refused:?}");
     assert!(seen().0 == 2 * GIB && seen().1 < 3 * GIB, "{:?}", seen());
-}
-
-/// A filesystem of 6 GiB at the share's folder. Unmounted at the end.
-struct SmallShare(PathBuf);
-
-impl SmallShare {
-    fn mount(at: &Path) -> SmallShare {
-        let disk = at.with_extension("disk");
-        std::fs::File::create(&disk).unwrap().set_len(6 * GIB).unwrap();
-        support::run("mkfs.ext4", &["-q", "-F", disk.to_str().unwrap()]);
-        support::run("mount", &["-o", "loop", disk.to_str().unwrap(), at.to_str().unwrap()]);
-        SmallShare(at.to_owned())
-    }
-}
-
-impl Drop for SmallShare {
-    fn drop(&mut self) {
-        support::run("umount", &[self.0.to_str().unwrap()]);
-    }
 }

@@ -1,14 +1,17 @@
 //! Copies of whole disks by qemu-img: long, watched, and stopped when asked.
 
 use super::format::{Format, ImageRef};
-use super::qemu_img::{QemuImg, QemuImgError, RunSnafu, name_of};
+use super::qemu_img::{EmptyChainSnafu, QemuImg, QemuImgError, RunSnafu, name_of, unexpected};
 use crate::host::exec;
-use snafu::ResultExt;
+use serde_json::Value;
+use snafu::{OptionExt, ResultExt};
 use std::path::Path;
 use std::time::Duration;
 
 /// Some TiB over a slow network. Who waits can stop it before.
 const LIMIT: Duration = Duration::from_secs(7 * 24 * 3600);
+/// To look where the holes are, not at what is between them.
+const LOOK: Duration = Duration::from_secs(600);
 /// Features that imago cannot read stay off whatever this QEMU's defaults are.
 const PLAIN: &str = "compat=1.1,compression_type=zlib,extended_l2=off,lazy_refcounts=off";
 
@@ -28,6 +31,18 @@ pub struct Convert<'a> {
 }
 
 impl QemuImg {
+    /// The bytes that a copy of what a chain reads back takes up, holes left out.
+    pub fn measure(&self, chain: &[ImageRef]) -> Result<u64, QemuImgError> {
+        let (action, path) = ("measure", &chain.first().context(EmptyChainSnafu)?.path);
+        let mut command = self.command(action);
+        // For raw it would count the holes, too.
+        command.args(["--output=json", "-O", Format::Qcow2.driver()]).arg(name_of(chain)?);
+        let output = exec::run_ok(command, LOOK).context(RunSnafu { action, path })?;
+        let measured: Option<Value> = serde_json::from_slice(&output.stdout).ok();
+        let required = measured.and_then(|measured| measured.get("required")?.as_u64());
+        required.with_context(|| unexpected(action, path, &output))
+    }
+
     /// Copies what a chain reads back. `go_on` hears which part of it is done, and stops it by "no".
     pub fn convert_watched(
         &self,

@@ -222,7 +222,7 @@ impl QemuImg {
     }
 }
 
-fn unexpected(
+pub(super) fn unexpected(
     action: &'static str,
     path: &Path,
     output: &Output,

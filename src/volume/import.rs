@@ -69,6 +69,8 @@ impl Volumes {
             source: None,
             parameters: Default::default(),
         };
+        // Before the lock: it may read every record of the share.
+        self.provisioned()?;
         let mut locked = self.lock_or_begin(id, || begin(id, &request_))?;
         let same = locked.record.imported.as_ref() == Some(&imported) && locked.record.kind == request.kind;
         let taken = |difference: &str| NameTakenSnafu { name, difference }.fail();
@@ -80,6 +82,7 @@ impl Volumes {
             State::Creating if locked.record.imported.is_none() => return taken("it is being made empty"),
             State::Creating if same => {}
             State::Creating | State::Deleted => {
+                self.claim_room(id, capacity, self.to_be_written(&origin, request.kind, capacity)?)?;
                 self.begin_import(&mut locked, &request_, capacity, imported)?
             }
         }
@@ -96,6 +99,15 @@ impl Volumes {
                 if stopped { Ok(None) } else { Err(error) }
             }
         }
+    }
+
+    /// The bytes that the base will take up.
+    fn to_be_written(&self, origin: &Origin, kind: VolumeKind, capacity: u64) -> Result<u64, Error> {
+        if kind == VolumeKind::RawFull {
+            return Ok(capacity);
+        }
+        let img = QemuImg::new(self.tools.qemu_img.clone());
+        img.measure(std::slice::from_ref(&origin.image)).context(QemuImgSnafu)
     }
 
     /// Writes the record of an import: a base, and an overlay that will take the writes.
@@ -194,6 +206,7 @@ impl Volumes {
         locked.record.active = None;
         locked.record.imported = None;
         locked.commit()?;
+        self.index.forget(id);
         drop(locked);
         self.sweep(id)
     }

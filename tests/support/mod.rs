@@ -5,6 +5,7 @@ pub mod cinder;
 pub mod disk;
 pub mod domain;
 pub mod leftovers;
+pub mod small_share;
 pub mod writer;
 
 use std::path::PathBuf;

@@ -2,6 +2,7 @@
 
 use crate::support::disk::LIMIT;
 use crate::support::domain::{Domain, read_start, write_at};
+use crate::support::small_share::SmallShare;
 use crate::support::{qemu_img, run};
 use crate::{answer, command, said, strata};
 use rstest::rstest;
@@ -11,7 +12,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 use strata::image::lock::ImageLock;
 use strata::image::{Format, QemuImg};
-use strata::volume::{Access, CreateVolume, Error, VolumeHandle, VolumeKind};
+use strata::volume::{Access, CreateVolume, Error, Policy, VolumeHandle, VolumeKind};
 
 fn img(arguments: &[&str]) {
     run(qemu_img().to_str().unwrap(), arguments);
@@ -213,4 +214,30 @@ fn a_manifest_is_what_static_provisioning_needs() {
         text.starts_with("---\n") && text.contains("  volumeMode: \"Block\"\n") && !text.contains("fsType"),
         "{text}"
     );
+}
+
+/// What an import takes and promises is held to the limits of CreateVolume before anything of it is on the share.
+#[rstest]
+#[case("raw", "raw")]
+#[case("qcow2", "qcow2")]
+fn an_import_without_room_is_refused_and_leaves_nothing(#[case] from: &str, #[case] kind: &str) {
+    let domain = Domain::on(Policy::default(), |at| SmallShare::mount(at, 2));
+    let volumes = &domain.volumes;
+    let file = image(&domain, "disk", from, &vec![7; 90 << 20]);
+    let import = |limits: &[&str]| {
+        let arguments = [file.as_str(), "--name", "vm", "--format", from, "--kind", kind];
+        strata(volumes, "import", &[&arguments[..], limits].concat())
+    };
+    // Beyond the reserve there is room for a new volume, but not for what is in this one.
+    let total = volumes.room().unwrap().total;
+    SmallShare::fill(&volumes.share().root, total / 10 + (75 << 20));
+    // It comes to 1 GiB, and half of nearly 2 GiB may be promised.
+    for limit in ["--reserve=10", "--oversubscription=0.5"] {
+        let refused = import(&[limit]);
+        let told = said(&refused);
+        assert!(!refused.status.success() && told.contains("--oversubscription and --reserve"), "{told}");
+        assert_eq!(volumes.list().unwrap(), []);
+    }
+    let done = import(&["--reserve=5"]);
+    assert!(done.status.success(), "{}", said(&done));
 }

@@ -47,6 +47,11 @@ pub(in crate::cli) struct OpenShare {
 impl OpenShare {
     /// Opens a share in a folder of this command's own. Blocks.
     pub fn open(source: &Source) -> Result<Self, Failure> {
+        Self::open_under(source, Policy::default())
+    }
+
+    /// The same, with other limits than the usual ones.
+    pub fn open_under(source: &Source, policy: Policy) -> Result<Self, Failure> {
         let folder = work_folder()?;
         let (share, findings) = gluster::open(source, &[], &folder.mounts()).map_err(Failure::failed)?;
         for finding in findings {
@@ -54,7 +59,7 @@ impl OpenShare {
         }
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.map_err(Failure::failed)?;
-        let volumes = Volumes::new(share.clone(), tools(folder.path(), runtime.handle().clone()));
+        let volumes = Volumes::new(share.clone(), tools(folder.path(), runtime.handle().clone(), policy));
         Ok(OpenShare { volumes, share, runtime: Some(runtime), _folder: folder })
     }
 
@@ -142,7 +147,7 @@ impl SnapshotSource for PinnedSource {
 }
 
 /// As the driver's controller has them, but that daemons are this command's own.
-fn tools(folder: &Path, runtime: Handle) -> Tools {
+fn tools(folder: &Path, runtime: Handle, policy: Policy) -> Tools {
     let program = |variable: &str, name: &str| {
         std::env::var_os(variable).map_or_else(|| PathBuf::from(name), PathBuf::from)
     };
@@ -151,6 +156,6 @@ fn tools(folder: &Path, runtime: Handle) -> Tools {
         qemu_img: program("STRATA_QEMU_IMG", "qemu-img"),
         daemons: Arc::new(LocalDaemons::new(daemon, folder.join("daemons"))),
         agents: Arc::new(AgentClient::new(runtime, CUT_LIMIT)),
-        policy: Policy::default(),
+        policy,
     }
 }

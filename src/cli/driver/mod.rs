@@ -15,5 +15,5 @@ pub use data::{DataArgs, LOCK as DATA_LOCK};
 pub use max_volumes::MaxVolumesArg;
 pub use node::NodeArgs;
 pub(super) use parts::{backend, private_dir, self_test_dir, staging, tools};
-pub use policy::PolicyArgs;
+pub use policy::{PolicyArgs, RoomArgs};
 pub(super) use serve::{STOP_LIMIT, runtime, serve, stop_signal};

@@ -18,6 +18,13 @@ pub struct PolicyArgs {
     /// MiB per second that a merge of layers may copy; 0 is unlimited.
     #[arg(long, env = "STRATA_MERGE_SPEED", value_name = "MIB", default_value_t = Policy::default().merge_speed / MIB)]
     merge_speed: u64,
+    #[command(flatten)]
+    room: RoomArgs,
+}
+
+/// Limits on what new volumes may take.
+#[derive(Clone, Debug, Args)]
+pub struct RoomArgs {
     /// What the capacities of a share's volumes may come to, as a multiple of its size: volumes are thin, and most are
     /// never full.
     #[arg(long, env = "STRATA_OVERSUBSCRIPTION", value_name = "RATIO", default_value_t = Policy::default().oversubscription_percent as f64 / 100.0)]
@@ -25,6 +32,17 @@ pub struct PolicyArgs {
     /// Percent of a share's size that new volumes leave free, so that snapshots and the volumes that are there can grow.
     #[arg(long, env = "STRATA_RESERVE", value_name = "PERCENT", default_value_t = Policy::default().reserve_percent)]
     reserve: u64,
+}
+
+impl RoomArgs {
+    /// The limits, checked; all others are those of `policy`.
+    pub fn apply(&self, policy: Policy) -> Result<Policy> {
+        let ratio = self.oversubscription;
+        ensure!((0.01..=10_000.0).contains(&ratio), "--oversubscription {ratio}: from 0.01 to 10000");
+        ensure!(self.reserve < 100, "--reserve {}: percent, below 100", self.reserve);
+        let oversubscription_percent = (ratio * 100.0).round() as u64;
+        Ok(Policy { oversubscription_percent, reserve_percent: self.reserve, ..policy })
+    }
 }
 
 impl PolicyArgs {
@@ -35,16 +53,8 @@ impl PolicyArgs {
         ensure!(soft_depth >= 3, "--soft-depth {soft_depth}: 3 layers are the least");
         ensure!(hard_depth >= soft_depth, "--hard-depth {hard_depth} is below --soft-depth {soft_depth}");
         ensure!(self.merge_speed <= 1 << 20, "--merge-speed is given in MiB per second");
-        let ratio = self.oversubscription;
-        ensure!((0.01..=10_000.0).contains(&ratio), "--oversubscription {ratio}: from 0.01 to 10000");
-        ensure!(self.reserve < 100, "--reserve {}: percent, below 100", self.reserve);
-        Ok(Policy {
-            soft_depth,
-            hard_depth,
-            merge_speed: self.merge_speed * MIB,
-            oversubscription_percent: (ratio * 100.0).round() as u64,
-            reserve_percent: self.reserve,
-        })
+        let merge_speed = self.merge_speed * MIB;
+        self.room.apply(Policy { soft_depth, hard_depth, merge_speed, ..Policy::default() })
     }
 
     /// The same arguments for a child process.
@@ -53,8 +63,8 @@ impl PolicyArgs {
             format!("--soft-depth={}", self.soft_depth),
             format!("--hard-depth={}", self.hard_depth),
             format!("--merge-speed={}", self.merge_speed),
-            format!("--oversubscription={}", self.oversubscription),
-            format!("--reserve={}", self.reserve),
+            format!("--oversubscription={}", self.room.oversubscription),
+            format!("--reserve={}", self.room.reserve),
         ]
     }
 }

@@ -4,12 +4,13 @@ use super::manifest::{ManifestArgs, yaml};
 use super::{ShareArgs, failure};
 use crate::backup::{Cancel, Progress, refuse_used_source};
 use crate::cli::backup::{OpenShare, cancel_on_signals, parse_format, show};
+use crate::cli::driver::RoomArgs;
 use crate::cli::exit::Failure;
 use crate::cli::output::{lines, with_bar};
 use crate::cli::size::human;
 use crate::image::Format;
 use crate::volume::{
-    Adopt, ImportFile, SnapshotView, VolumeHandle, VolumeId, VolumeKind, VolumeView, Volumes,
+    Adopt, ImportFile, Policy, SnapshotView, VolumeHandle, VolumeId, VolumeKind, VolumeView, Volumes,
 };
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -44,6 +45,8 @@ pub(super) struct ImportArgs {
     #[arg(long, value_name = "FOLDER", requires = "cinder", default_value = ".")]
     from: PathBuf,
     #[command(flatten)]
+    room: RoomArgs,
+    #[command(flatten)]
     manifest: ManifestArgs,
 }
 
@@ -77,7 +80,10 @@ impl ImportArgs {
         let progress = Progress::default();
         let (args, counted) = (self.clone(), progress.clone());
         let work = tokio::task::spawn_blocking(move || {
-            let opened = OpenShare::open(&args.share.share)?;
+            let opened = {
+                let policy = args.room.apply(Policy::default()).map_err(Failure::usage)?;
+                OpenShare::open_under(&args.share.share, policy)?
+            };
             match (&args.cinder, &args.file) {
                 (Some(id), None) => args.adopt(&opened.volumes, *id),
                 (None, Some(file)) => args.file(&opened.volumes, file, &counted, &cancel),

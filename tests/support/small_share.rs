@@ -1,0 +1,29 @@
+//! A share that can be filled up.
+
+use std::path::{Path, PathBuf};
+
+/// A filesystem of its own at the share's folder. Unmounted at the end.
+pub struct SmallShare(PathBuf);
+
+impl SmallShare {
+    pub fn mount(at: &Path, gib: u64) -> SmallShare {
+        let disk = at.with_extension("disk");
+        std::fs::File::create(&disk).unwrap().set_len(gib << 30).unwrap();
+        super::run("mkfs.ext4", &["-q", "-F", disk.to_str().unwrap()]);
+        super::run("mount", &["-o", "loop", disk.to_str().unwrap(), at.to_str().unwrap()]);
+        SmallShare(at.to_owned())
+    }
+
+    /// Leaves that many bytes free.
+    pub fn fill(root: &Path, left: u64) {
+        let free = rustix::fs::statvfs(root).map(|found| found.f_bavail * found.f_frsize).unwrap();
+        let filler = std::fs::File::create(root.join("filler")).unwrap();
+        rustix::fs::fallocate(&filler, rustix::fs::FallocateFlags::empty(), 0, free - left).unwrap();
+    }
+}
+
+impl Drop for SmallShare {
+    fn drop(&mut self) {
+        super::run("umount", &[self.0.to_str().unwrap()]);
+    }
+}
