@@ -40,6 +40,8 @@ fn listed(error: &Error) -> Code {
         Error::Busy { .. } | Error::Pending { .. } => Code::Aborted,
         // Whoever took the lock meanwhile finishes or finds what was begun here.
         Error::Fenced { .. } => Code::Aborted,
+        // An operator has to act first; until then nothing is opened.
+        Error::NodeTaken { .. } => Code::FailedPrecondition,
         // CSI: "volume published to another node"; an operator or the scheduler has to act first.
         Error::ReadElsewhere { .. } => Code::FailedPrecondition,
         Error::AttachedElsewhere { .. } | Error::NotPublished { .. } | Error::Precondition { .. } => {
@@ -172,6 +174,7 @@ mod tests {
     #[case(Error::SnapshotNotFound { volume: volume(), snapshot: SnapshotId::from_name("s") }, Code::NotFound)]
     #[case(Error::ShareNotFound { share: text() }, Code::NotFound)]
     #[case(Error::NodeNotFound { node: node() }, Code::NotFound)]
+    #[case(Error::NodeTaken { node: node(), host: text(), agent: text() }, Code::FailedPrecondition)]
     #[case(Error::NameTaken { name: text(), difference: text() }, Code::AlreadyExists)]
     #[case(Error::Busy { volume: volume() }, Code::Aborted)]
     #[case(Error::Pending { volume: volume(), doing: text() }, Code::Aborted)]

@@ -59,7 +59,9 @@ fn shares_status(error: &SharesError) -> Status {
         SharesError::Option { .. } => Status::invalid_argument(message),
         SharesError::Busy { .. } => Status::aborted(message),
         SharesError::InUse { .. } => Status::failed_precondition(message),
-        SharesError::Open { .. } | SharesError::List { .. } => Status::unavailable(message),
+        SharesError::Open { .. } | SharesError::Silent { .. } | SharesError::List { .. } => {
+            Status::unavailable(message)
+        }
     }
 }
 

@@ -4,12 +4,13 @@ use crate::gluster::{self, MountOption, Share, ShareKey, Source};
 use crate::host::deadline::within;
 use crate::host::fsio;
 use serde::{Deserialize, Serialize};
-use snafu::{ResultExt, Snafu, ensure};
+use snafu::{OptionExt, ResultExt, Snafu, ensure};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long a caller waits for another one that is busy with the same source: a mount, its preflight and
@@ -26,6 +27,12 @@ pub enum SharesError {
     Open {
         /// Cause.
         source: gluster::ShareError,
+    },
+    /// A look at it has not come back.
+    #[snafu(display("share {share} does not answer: check its servers"))]
+    Silent {
+        /// Which.
+        share: Source,
     },
     /// An option that is refused.
     #[snafu(display("{source}"))]
@@ -75,6 +82,8 @@ struct State {
     open: BTreeMap<String, (Share, Vec<String>)>,
     options: BTreeMap<String, Vec<String>>,
     busy: Vec<String>,
+    /// Shares at which a look is under way, perhaps for ever: one thread each, however often they are asked for.
+    looks: BTreeMap<String, Arc<AtomicBool>>,
 }
 
 /// The shares of this node.
@@ -121,6 +130,23 @@ impl MountedShares {
         Ok(Turn { shares: self, source: name })
     }
 
+    /// Reads that file or looks at that folder. None: it did not answer in time, or an earlier look has not come back.
+    fn look(&self, source: &str, path: PathBuf) -> Option<io::Result<String>> {
+        let under_way = Arc::clone(self.locked().looks.entry(source.to_owned()).or_default());
+        if under_way.swap(true, Ordering::SeqCst) {
+            return None;
+        }
+        let look = move || {
+            let read = match fs::metadata(&path) {
+                Ok(found) if found.is_file() => fs::read_to_string(&path),
+                found => found.map(|_| String::new()),
+            };
+            under_way.store(false, Ordering::SeqCst);
+            read
+        };
+        within(ALIVE, "a look at the share", look).ok()
+    }
+
     /// Mounts a share and proves it safe; mounted and alive already: the same answer.
     pub fn mount(&self, source: &Source, options: &[String]) -> Result<(Share, Vec<String>), SharesError> {
         let parsed = options
@@ -129,13 +155,20 @@ impl MountedShares {
             .collect::<Result<Vec<MountOption>, _>>()
             .context(OptionSnafu)?;
         let turn = self.turn(source)?;
+        let mounts = self.dir.join("mnt");
         let known = self.locked().open.get(&turn.source).cloned();
+        let looked = match &known {
+            Some((share, _)) => self.look(&turn.source, identity_of(share)),
+            // Opening it tells more, but each try would leave a thread behind at a mount that hangs.
+            None => self.look(&turn.source, gluster::mount_point(source, &mounts)),
+        };
+        let answer = looked.context(SilentSnafu { share: source.clone() })?;
         if let Some((share, warnings)) = known
-            && alive(&share)
+            && answer.is_ok_and(|identity| identity.contains(share.key.as_str()))
         {
             return Ok((share, warnings));
         }
-        let (share, findings) = gluster::open(source, &parsed, &self.dir.join("mnt")).context(OpenSnafu)?;
+        let (share, findings) = gluster::open(source, &parsed, &mounts).context(OpenSnafu)?;
         let warnings: Vec<String> = findings.iter().map(ToString::to_string).collect();
         for warning in &warnings {
             tracing::warn!(share = %source, "{warning}");
@@ -217,14 +250,9 @@ impl MountedShares {
     }
 }
 
-/// Whether the share still answers, with the key that it had.
-fn alive(share: &Share) -> bool {
-    let (root, key) = (share.root.clone(), share.key.clone());
-    let looked = within(ALIVE, "a look at the share", move || {
-        let identity = fs::read_to_string(root.join(".strata/share.json"))?;
-        Ok::<_, io::Error>(identity.contains(key.as_str()))
-    });
-    matches!(looked, Ok(Ok(true)))
+/// What a share that is well can be asked for.
+fn identity_of(share: &Share) -> PathBuf {
+    share.root.join(".strata/share.json")
 }
 
 /// A process that has a file below `root` open: a storage daemon, for all that we start.

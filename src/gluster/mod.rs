@@ -18,6 +18,7 @@ pub use identity::{IdentityError, establish};
 pub use mount::MountError;
 pub use open::{ShareError, close, open, prove_writable};
 pub use options::{InvalidOption, MountOption};
+pub use place::mount_point;
 pub use preflight::{Finding, Severity};
 pub use share::{InvalidShareKey, InvalidSource, Share, ShareKey, Source};
 pub use volfile::VolfileError;

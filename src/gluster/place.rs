@@ -46,6 +46,14 @@ impl Place {
     }
 }
 
+/// Where a source is, or is to be, mounted below `mount_dir`; a directory is where it is.
+pub fn mount_point(source: &Source, mount_dir: &Path) -> PathBuf {
+    match source {
+        Source::Dir(path) => path.clone(),
+        Source::Gluster { .. } => mount_dir.join(folder_name(source)),
+    }
+}
+
 /// Readable, and different for sources that differ.
 fn folder_name(source: &Source) -> String {
     let text = source.to_string();

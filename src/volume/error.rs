@@ -38,6 +38,12 @@ pub enum Error {
     /// A node that never registered.
     #[snafu(display("node {node} is not registered on the share: is its node plugin running?"))]
     NodeNotFound { node: NodeId },
+    /// Two machines by one name.
+    #[snafu(display(
+        "another machine goes by the node name {node} (host {host}, agent {agent}): give each machine its own --node-id; \
+         if that one is gone, its name is free after 90 s"
+    ))]
+    NodeTaken { node: NodeId, host: String, agent: String },
     /// The name is in use for something else.
     #[snafu(display("{name:?} exists already and differs: {difference}"))]
     NameTaken { name: String, difference: String },

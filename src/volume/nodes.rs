@@ -24,12 +24,39 @@ pub struct NodeRecord {
     pub agent: String,
     /// When it last said so.
     pub heartbeat: Timestamp,
+    /// How often it was started, as far as this share knows.
+    #[serde(default)]
+    pub epoch: u64,
+    /// The process: another one after each start.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub instance: String,
+    /// What the node keeps on its own disk: tells it from another machine by the same name.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub home: String,
+    /// The kernel's boot id.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub boot: String,
+    /// The machine's own name, for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub host: String,
 }
 
 impl NodeRecord {
     /// A registration as of now.
     pub fn now(node: NodeId, agent: String) -> Self {
-        NodeRecord { schema: 1, node, agent, heartbeat: Timestamp::now() }
+        let heartbeat = Timestamp::now();
+        let none = String::new;
+        NodeRecord {
+            schema: 1,
+            node,
+            agent,
+            heartbeat,
+            epoch: 0,
+            instance: none(),
+            home: none(),
+            boot: none(),
+            host: none(),
+        }
     }
 
     /// How long ago the node said that it lives; never less than nothing, whatever the clocks say.

@@ -19,10 +19,13 @@ use crate::qsd::{Daemon, DaemonHost, DaemonName};
 use snafu::{OptionExt, ensure};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+use std::time::{Duration, Instant};
 
 pub(super) const REACH: Duration = Duration::from_secs(10);
+/// How long an operation waits for another one on the same volume of this node.
+const TURN: Duration = Duration::from_secs(30);
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// Prefix of the node names of a volume's chain.
 pub(super) const PREFIX: &str = "v";
 
@@ -91,6 +94,20 @@ pub(super) fn daemon_name(volume: &VolumeHandle) -> DaemonName {
     DaemonName::of("volume", volume.share.as_str(), volume.volume.uuid())
 }
 
+/// Not for ever: whoever has the turn may hang on a dead share, and each that waits holds a thread.
+fn wait_for_turn(turn: &Mutex<()>) -> Option<MutexGuard<'_, ()>> {
+    let deadline = Instant::now() + TURN;
+    loop {
+        match turn.try_lock() {
+            Ok(guard) => return Some(guard),
+            // A panic of an earlier holder left nothing in here that could be half done.
+            Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => std::thread::sleep(LOOK_AGAIN),
+            Err(TryLockError::WouldBlock) => return None,
+        }
+    }
+}
+
 impl Staging {
     /// A node's volumes.
     pub fn new(parts: StagingParts) -> Self {
@@ -108,8 +125,7 @@ impl Staging {
             let mut busy = self.busy.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             busy.entry(handle.clone()).or_default().clone()
         };
-        // A panic of an earlier holder left nothing in here that could be half done.
-        let _turn = turn.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let _turn = wait_for_turn(&turn).context(BusySnafu { volume: handle.volume })?;
         work()
     }
 

@@ -3,6 +3,7 @@
 mod calls;
 mod driver;
 mod growth;
+mod nodes;
 mod readers;
 #[path = "../support/mod.rs"]
 mod support;

@@ -13,10 +13,10 @@ use crate::rpc::agent::node_agent_server::NodeAgentServer;
 use crate::rpc::csi::identity_server::IdentityServer;
 use crate::rpc::csi::node_server::NodeServer;
 use crate::rpc::uds;
-use crate::volume::{NodeId, NodeRecord, Policy};
+use crate::volume::{NodeId, Policy, Registrar};
 use anyhow::{Context, Result};
 use clap::Args;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -79,16 +79,18 @@ impl NodeArgs {
             let agent_server = tokio::spawn(serve(agent_router, agent, async move {
                 let _ = told.wait_for(|stop| *stop).await;
             }));
+            let registrar = Arc::new(Registrar::new(node, address, &self.dir)?);
+            let beating = Arc::clone(&registrar);
             look_after(Arc::clone(&shares), self.shares.file(), move |volumes| {
-                let record = NodeRecord::now(node.clone(), address.clone());
-                if let Err(error) = volumes.register_node(&record) {
+                if let Err(error) = beating.beat(&volumes, agent_answers) {
                     tracing::error!(share = %volumes.share().source, %error, "the node is not registered");
                 }
             })
             .await;
             let verdict = self.self_test(&data);
             let listener = uds::bind(&self.socket)?;
-            let parts = NodeParts { node: self.node_id.clone(), staging, shares, verdict, max_volumes };
+            let parts =
+                NodeParts { node: self.node_id.clone(), staging, shares, registrar, verdict, max_volumes };
             let router = Server::builder()
                 .add_service(IdentityServer::new(IdentityService::new(self.driver_name.clone())))
                 .add_service(NodeServer::new(NodeService::new(parts)));
@@ -126,4 +128,9 @@ impl NodeArgs {
             Ok(report)
         })
     }
+}
+
+/// Whether an agent of this machine is there.
+fn agent_answers(address: &str) -> bool {
+    address.strip_prefix("unix://").is_some_and(|path| uds::answers(Path::new(path)))
 }

@@ -9,7 +9,7 @@ use crate::csi::ShareSpec;
 use crate::data::{DataClient, RemoteDaemons};
 use crate::qsd::{DaemonHost, DaemonName};
 use crate::rpc::uds;
-use crate::volume::{NodeId, Policy, Staging, Tools, VolumeHandle, Volumes};
+use crate::volume::{NodeId, Policy, Registrar, Staging, Tools, VolumeHandle, Volumes};
 use anyhow::{Context, Result, bail};
 use std::path::Path;
 use tokio::runtime::Handle;
@@ -38,6 +38,7 @@ pub(super) async fn run(
     let shares = data.shares().await?;
     let tools = tools(&data, qemu_img.to_owned(), CUT_LIMIT, Policy::default());
     let staging = staging(node.clone(), &layout.node_dir(), &data);
+    let node_dir = layout.node_dir();
     let (client, scratch) = (data.clone(), self_test_dir(&layout.node_dir()));
     tokio::task::spawn_blocking(move || {
         // A node that was killed between freeze and thaw left its filesystem frozen: unmounting it would hang.
@@ -49,6 +50,7 @@ pub(super) async fn run(
         if failed > 0 {
             bail!("{failed} volumes are still in use on this node; the data plane stays");
         }
+        leave(&volumes, node, &node_dir);
         stop_leftovers(&client, &tools, &scratch)
     })
     .await
@@ -101,6 +103,20 @@ fn take_back(volumes: &[Volumes], handle: &VolumeHandle, node: &NodeId) {
     let Some(volumes) = volumes.iter().find(|volumes| volumes.share().key == handle.share) else { return };
     if let Err(error) = volumes.unpublish(handle.volume, Some(node)) {
         tracing::warn!(volume = %handle, %error, "its attachment to this node stays recorded");
+    }
+}
+
+/// The node is gone from its shares. One that is away keeps its name until another machine has waited for it.
+fn leave(volumes: &[Volumes], node: NodeId, dir: &Path) {
+    // Nothing of it was ever written: it never registered.
+    if !dir.exists() {
+        return;
+    }
+    let left = Registrar::new(node, String::new(), dir).map_err(anyhow::Error::from).and_then(|registrar| {
+        volumes.iter().try_for_each(|volumes| registrar.leave(volumes)).map_err(anyhow::Error::from)
+    });
+    if let Err(error) = left {
+        tracing::warn!(error = format!("{error:#}"), "the node stays registered");
     }
 }
 

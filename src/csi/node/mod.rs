@@ -13,7 +13,7 @@ use crate::rpc::csi::node_server::Node;
 use crate::rpc::csi::node_service_capability::rpc::Type as RpcType;
 use crate::rpc::csi::node_service_capability::{Rpc, Type};
 use crate::rpc::csi::*;
-use crate::volume::{NodeId, Staging};
+use crate::volume::{NodeId, Registrar, Staging};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -37,6 +37,8 @@ pub struct NodeParts {
     pub staging: Arc<Staging>,
     /// Its shares.
     pub shares: Arc<Shares>,
+    /// Its registrations on them.
+    pub registrar: Arc<Registrar>,
     /// What the data path's self-test has found so far.
     pub verdict: watch::Receiver<Verdict>,
     /// How many volumes it takes at a time.

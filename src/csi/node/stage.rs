@@ -30,6 +30,7 @@ pub(super) async fn stage(
         .caller
         .run(call, &metadata, move || {
             let volumes = parts.shares.get(&handle.share)?;
+            parts.registrar.allows(&handle.share)?;
             let request = StageVolume { volume: handle.volume, staging_path, access };
             parts.staging.stage(&volumes, &request)?;
             Ok(NodeStageVolumeResponse {})

@@ -26,9 +26,17 @@ fn service(verdict: Verdict) -> (NodeService, watch::Sender<Verdict>, tempfile::
     let tools =
         Tools { qemu_img: "none".into(), daemons, agents: Arc::new(agents), policy: Policy::default() };
     let shares = Arc::new(Shares::new(Vec::new(), Arc::new(NoShares), tools));
-    let node = "n1".parse().unwrap();
+    let node: NodeId = "n1".parse().unwrap();
+    let registrar = Arc::new(Registrar::new(node.clone(), "unix:///none".to_owned(), dir.path()).unwrap());
     (
-        NodeService::new(NodeParts { node, staging: Arc::new(staging), shares, verdict, max_volumes: 8 }),
+        NodeService::new(NodeParts {
+            node,
+            staging: Arc::new(staging),
+            shares,
+            registrar,
+            verdict,
+            max_volumes: 8,
+        }),
         tell,
         dir,
     )
