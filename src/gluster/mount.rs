@@ -65,6 +65,12 @@ pub enum MountError {
         /// The bound.
         source: TimedOut,
     },
+    /// Mounted, and its servers cannot be reached.
+    #[snafu(display("{what} is mounted, but its servers are away: check them and the network"))]
+    Away {
+        /// HOST:/VOLUME.
+        what: String,
+    },
     /// Somebody still uses it, or the kernel refused.
     #[snafu(display("cannot unmount {}: {source}", at.display()))]
     Unmount {
@@ -187,13 +193,31 @@ fn mounted_at(at: &Path) -> Result<Option<String>, MountError> {
     }))
 }
 
-/// Whether the client behind the mount lives. Not whether its servers do: `.meta` is the client's own, and a
-/// client whose servers are away is the same one when they come back. Daemons have files of it open.
+/// Whether the mount answers. False: its client died. One whose servers are away says the same of itself (ENOTCONN),
+/// but it is the same client when they come back, and daemons have files of it open: that is an error.
 fn answers(what: &str, at: &Path) -> Result<bool, MountError> {
-    let path = at.join(".meta");
+    let path = at.to_owned();
     let looked = within(LOOK_LIMIT, format!("looking at {}", at.display()), move || fs::metadata(path))
         .context(SilentSnafu { what })?;
-    Ok(!matches!(looked, Err(error) if error.kind() == io::ErrorKind::NotConnected))
+    match looked {
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => {
+            ensure!(!has_client(at)?, AwaySnafu { what });
+            Ok(false)
+        }
+        _ => Ok(true),
+    }
+}
+
+/// Whether the process that serves a mount point is there: it names it last on its command line.
+fn has_client(at: &Path) -> Result<bool, MountError> {
+    let serves = |words: Vec<String>| {
+        let program = words.first().and_then(|word| Path::new(word).file_name());
+        program.is_some_and(|name| name == "glusterfs")
+            && words.last().is_some_and(|last| Path::new(last) == at)
+    };
+    let mut processes = procfs::process::all_processes().context(ListSnafu)?;
+    // One that ends meanwhile is none.
+    Ok(processes.any(|process| process.and_then(|process| process.cmdline()).is_ok_and(serves)))
 }
 
 /// The last errors of a log since that offset.

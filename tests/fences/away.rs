@@ -10,6 +10,7 @@ use crate::world::{Node, World};
 use std::future::Future;
 use std::path::Path;
 use std::time::{Duration, Instant};
+use strata::data::{DataClient, DataError};
 use strata::rpc::csi::controller_client::ControllerClient;
 use strata::rpc::csi::node_client::NodeClient;
 use strata::rpc::csi::*;
@@ -19,6 +20,18 @@ use tonic::{Code, Request, Response, Status};
 /// What a sidecar waits for here; the answer comes a little earlier.
 const PATIENCE: Duration = Duration::from_secs(4);
 const LIMIT: Duration = Duration::from_secs(40);
+
+/// The process behind a node's mount.
+const CLIENT: &[&str] = &["glusterfs", "--process-name fuse", "/d/data/mnt/"];
+
+/// Asks a node's data plane for a share.
+fn look_at(node: &Node, share: &str) -> Result<(), DataError> {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let data = DataClient::new(&node.driver.dir.join("data.sock")).unwrap();
+        data.mount_share(&share.parse().unwrap(), &[]).await.map(drop)
+    })
+}
 
 fn waiting<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
@@ -69,6 +82,7 @@ pub fn a_share_goes_away_and_comes_back(world: &World) {
     let target = two.space.path(&driver.attach(&volume, &two.place("orphaned"), Use::Ext4).unwrap());
     let writer = Writer::start(&target);
     eventually("writes", LIMIT, || writer.written() > 20);
+    let client = two.space.process(CLIENT);
     world.servers.iter().for_each(|server| server.space.cut());
 
     is_created_later(driver, "later", share);
@@ -85,10 +99,16 @@ pub fn a_share_goes_away_and_comes_back(world: &World) {
         let request = DeleteVolumeRequest { volume_id: volume.clone(), ..Default::default() };
         async move { ControllerClient::new(channel).delete_volume(waiting(request)).await }
     });
+    // A pod ends before its volume is taken away.
+    eventually("the pod's error", LIMIT, || writer.has_ended());
     // With the share dead, from what the node knows alone.
     driver.node_unpublish(&volume, &two.place("orphaned").join("target")).unwrap();
     driver.unstage(&volume, &two.place("orphaned").join("staging")).unwrap();
     let written = writer.written();
+    // What the roles do every half minute. Daemons have files of that mount open.
+    let said = look_at(two, share).expect_err("no server is there");
+    assert_eq!(two.space.process(CLIENT), client, "{said}");
+    two.mount_of(share);
 
     world.servers.iter().for_each(|server| server.space.join());
     two.sees(share);
@@ -148,7 +168,7 @@ pub fn a_mount_hangs(world: &World) {
     writer.stop();
     // Nothing waits for it to be written: that, too, is left to the unmounting.
     std::fs::write(target.join("dirty"), "not on the share yet").unwrap();
-    let client = two.space.process(&["glusterfs", "--process-name fuse", "/d/data/mnt/"]);
+    let client = two.space.process(CLIENT);
     signal(client, libc::SIGSTOP);
 
     is_created_later(driver, "much-later", share);

@@ -63,6 +63,11 @@ impl Writer {
         self.written() <= before + 1
     }
 
+    /// Whether it has seen an error.
+    pub fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(std::thread::JoinHandle::is_finished)
+    }
+
     /// Ends it; it must not have seen an error.
     pub fn stop(mut self) -> u64 {
         self.stop.store(true, Ordering::SeqCst);
