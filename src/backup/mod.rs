@@ -7,6 +7,8 @@ mod engine;
 mod error;
 mod export;
 pub mod format;
+#[allow(dead_code)]
+mod hash_reader;
 mod list;
 mod progress;
 mod restore;
@@ -23,7 +25,7 @@ pub use export::{Export, Exported};
 pub use list::{BackupInfo, ChainInfo};
 pub use progress::{Cancel, Canceller, Progress, ProgressState};
 pub use restore::{RestoreOptions, RestoreReport, refuse_used_source};
-pub use source::SnapshotSource;
+pub use source::{Changed, DataPoint, SnapshotSource};
 
 use snafu::ResultExt;
 

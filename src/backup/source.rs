@@ -2,6 +2,25 @@
 
 use crate::image::{ChainReader, ReadError};
 use std::ops::Range;
+use uuid::Uuid;
+
+/// A point in the life of a volume's data, as the manifest of its backup remembers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DataPoint {
+    /// Of the volume's record: ids come from names, and names are used again.
+    pub incarnation: Uuid,
+    /// The snapshot's id.
+    pub snapshot: Uuid,
+}
+
+/// Where a volume's bytes may differ from what they were at an earlier point.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Changed {
+    /// Anywhere; and why nothing better is known.
+    Unknown(String),
+    /// Only here: ascending, disjoint. What lies past the earlier size counts as changed.
+    Only(Vec<Range<u64>>),
+}
 
 /// The bytes of a volume at one instant, which do not change while they are read. Blocking: called
 /// on blocking threads, from several of them at once.
@@ -16,6 +35,14 @@ pub trait SnapshotSource: Send + Sync + 'static {
     /// cost next to nothing.
     fn is_lost(&self) -> bool {
         false
+    }
+    /// Which point this is, if a later one can ever be compared with it.
+    fn point(&self) -> Option<DataPoint> {
+        None
+    }
+    /// What may have changed since an earlier point.
+    fn changed_since(&self, earlier: &DataPoint) -> Result<Changed, ReadError> {
+        Ok(Changed::Unknown(format!("nothing is recorded of the changes since {}", earlier.snapshot)))
     }
 }
 

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use strata::backup::store::{ObjectInfo, Store, StoreError};
+use strata::backup::store::{ObjectInfo, ObjectWriter, Store, StoreError};
 use strata::backup::{
     BackupError, Cancel, Canceller, Engine, ErrorKind, ParentChoice, Progress, SnapshotSource,
 };
@@ -160,6 +160,12 @@ impl Store for Raced {
     }
     fn get<'a>(&'a self, key: &'a str, limit: u64) -> BoxFuture<'a, Result<Body, StoreError>> {
         self.store.get(key, limit)
+    }
+    fn get_range<'a>(&'a self, key: &'a str, range: Range<u64>) -> BoxFuture<'a, Result<Body, StoreError>> {
+        self.store.get_range(key, range)
+    }
+    fn begin<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Box<dyn ObjectWriter>, StoreError>> {
+        self.store.begin(key)
     }
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {

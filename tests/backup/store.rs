@@ -36,6 +36,11 @@ async fn contract(store: &dyn Store) {
     assert!(matches!(store.get("volume_a/1/none", 9).await, Err(StoreError::Missing { .. })));
     store.put("volume_b/empty", Bytes::new()).await.unwrap();
     assert_eq!(store.get("volume_b/empty", 0).await.unwrap(), "");
+    for (range, expected) in [(0..2, "ne"), (1..3, "ew"), (2..9, "w"), (3..9, ""), (7..9, "")] {
+        assert_eq!(store.get_range(keys[0], range).await.unwrap(), expected);
+    }
+    assert!(matches!(store.get_range("volume_a/1/none", 0..1).await, Err(StoreError::Missing { .. })));
+    bit_by_bit(store).await;
     for key in ["../x", "a/../b", "/a", "a//b", "", "a b", "a/"] {
         assert!(matches!(store.put(key, Bytes::new()).await, Err(StoreError::BadKey { .. })), "{key:?}");
     }
@@ -45,6 +50,26 @@ async fn contract(store: &dyn Store) {
     }
     store.delete("volume_b/empty").await.unwrap();
     assert_eq!(store.list("").await.unwrap(), vec![]);
+}
+
+/// Bytes that come one after the other are an object only at the end; more than one part of them, or none.
+async fn bit_by_bit(store: &dyn Store) {
+    let key = "volume_b/bits";
+    for part in [0usize, 1000, 5 << 20] {
+        let parts: Vec<Bytes> = (1..=4).map(|n| Bytes::from(vec![n; part])).collect();
+        let mut broken_off = store.begin(key).await.unwrap();
+        broken_off.write(parts[0].clone()).await.unwrap();
+        broken_off.abort().await.unwrap();
+        let mut writer = store.begin(key).await.unwrap();
+        for part in &parts {
+            writer.write(part.clone()).await.unwrap();
+        }
+        assert_eq!(store.list(key).await.unwrap(), vec![]);
+        writer.finish().await.unwrap();
+        assert_eq!(store.get(key, 1 << 30).await.unwrap(), parts.concat());
+        store.delete(key).await.unwrap();
+    }
+    assert!(matches!(store.begin("../x").await, Err(StoreError::BadKey { .. })));
 }
 
 /// The whole job over a store: full, incremental, both restored.

@@ -2,14 +2,17 @@
 //! its folder are flushed, so a crash leaves it whole or absent.
 
 use super::{
-    BackendSnafu, MissingSnafu, NoRepositorySnafu, ObjectInfo, Store, StoreError, TooLargeSnafu, check_key,
+    BackendSnafu, MissingSnafu, NoRepositorySnafu, ObjectInfo, ObjectWriter, Store, StoreError,
+    TooLargeSnafu, check_key,
 };
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use jiff::Timestamp;
 use snafu::{IntoError, ResultExt, ensure};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::ops::Range;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
@@ -42,18 +45,31 @@ impl LocalStore {
     }
 
     fn put_blocking(&self, key: &str, body: &[u8]) -> Result<(), StoreError> {
-        let target = self.path(key)?;
+        let mut staged = self.stage(key)?;
+        staged.file.write_all(body).map_err(|e| backend("writing", key, e))?;
+        self.name_blocking(staged)
+    }
+
+    fn stage(&self, key: &str) -> Result<Staged, StoreError> {
+        self.path(key)?;
+        let folder = self.root.join(STAGING);
+        let path = folder.join(Uuid::new_v4().to_string());
+        let opened = make_dirs(&folder)
+            .and_then(|()| OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path));
+        let file = opened.map_err(|e| backend("writing", key, e))?;
+        Ok(Staged { key: key.to_owned(), path, file })
+    }
+
+    /// Gives what was written its name.
+    fn name_blocking(&self, staged: Staged) -> Result<(), StoreError> {
+        let target = self.path(&staged.key)?;
         let parent = target.parent().unwrap_or(&self.root);
-        let staged = self.root.join(STAGING).join(Uuid::new_v4().to_string());
         let write = || -> io::Result<()> {
-            make_dirs(&self.root.join(STAGING))?;
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&staged)?;
-            file.write_all(body)?;
-            file.sync_all()?;
+            staged.file.sync_all()?;
             // A delete beside us may remove the folder once it is empty, between these two steps.
             for attempt in 0.. {
                 make_dirs(parent)?;
-                match fs::rename(&staged, &target) {
+                match fs::rename(&staged.path, &target) {
                     Err(e) if e.kind() == ErrorKind::NotFound && attempt < 10 => {}
                     other => {
                         other?;
@@ -63,11 +79,7 @@ impl LocalStore {
             }
             sync_dir(parent)
         };
-        write().map_err(|e| {
-            // Nothing more can be done about it here; the name is never reused.
-            let _ = fs::remove_file(&staged);
-            backend("writing", key, e)
-        })
+        write().map_err(|e| backend("writing", &staged.key, e))
     }
 
     fn get_blocking(&self, key: &str, limit: u64) -> Result<Bytes, StoreError> {
@@ -79,6 +91,17 @@ impl LocalStore {
         ensure!(size <= limit, TooLargeSnafu { key, size, limit });
         let mut body = Vec::with_capacity(size as usize);
         file.take(limit).read_to_end(&mut body).map_err(|e| backend("reading", key, e))?;
+        Ok(body.into())
+    }
+
+    fn get_range_blocking(&self, key: &str, range: Range<u64>) -> Result<Bytes, StoreError> {
+        let file = match File::open(self.path(key)?) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return MissingSnafu { key }.fail(),
+            other => other.map_err(|e| backend("reading", key, e))?,
+        };
+        let size = file.metadata().map_err(|e| backend("reading", key, e))?.len();
+        let mut body = vec![0; range.end.min(size).saturating_sub(range.start) as usize];
+        file.read_exact_at(&mut body, range.start).map_err(|e| backend("reading", key, e))?;
         Ok(body.into())
     }
 
@@ -126,7 +149,12 @@ impl LocalStore {
                     match entry.metadata() {
                         Err(e) if e.kind() == ErrorKind::NotFound => {}
                         Err(e) => return Err(backend("listing", prefix, e)),
-                        Ok(meta) => found.push(ObjectInfo { key: key.to_owned(), size: meta.len() }),
+                        Ok(meta) => {
+                            let modified =
+                                meta.modified().ok().and_then(|time| Timestamp::try_from(time).ok());
+                            let modified = modified.unwrap_or(Timestamp::UNIX_EPOCH);
+                            found.push(ObjectInfo { key: key.to_owned(), size: meta.len(), modified });
+                        }
                     }
                 }
             }
@@ -146,6 +174,59 @@ impl LocalStore {
             let for_error = key.clone();
             let task = tokio::task::spawn_blocking(move || work(&store, &key));
             task.await.boxed_context("working on", &for_error)?
+        })
+    }
+}
+
+/// A file without its name yet; removed when it is dropped before it has one.
+#[derive(Debug)]
+struct Staged {
+    key: String,
+    path: PathBuf,
+    file: File,
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // Not there: it has its name. Else nothing more can be done about it here; it is never used again.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// A staged file and its store; nothing while bytes are being written on another thread.
+#[derive(Debug)]
+struct FileWriter {
+    store: LocalStore,
+    key: String,
+    staged: Option<Staged>,
+}
+
+impl ObjectWriter for FileWriter {
+    fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, Result<(), StoreError>> {
+        let (staged, key) = (self.staged.take(), self.key.clone());
+        let write = self.store.blocking(&key, move |_, key| {
+            let lost = || io::Error::other("an earlier write was broken off");
+            let mut staged = staged.ok_or_else(|| backend("writing", key, lost()))?;
+            staged.file.write_all(&bytes).map_err(|e| backend("writing", key, e))?;
+            Ok(staged)
+        });
+        Box::pin(async move {
+            self.staged = Some(write.await?);
+            Ok(())
+        })
+    }
+    fn finish(self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>> {
+        let FileWriter { store, key, staged } = *self;
+        store.clone().blocking(&key, move |_, key| {
+            let lost = || io::Error::other("an earlier write was broken off");
+            store.name_blocking(staged.ok_or_else(|| backend("writing", key, lost()))?)
+        })
+    }
+    fn abort(self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>> {
+        let FileWriter { store, key, staged } = *self;
+        store.blocking(&key, move |_, _| {
+            drop(staged);
+            Ok(())
         })
     }
 }
@@ -171,6 +252,16 @@ impl Store for LocalStore {
     }
     fn get<'a>(&'a self, key: &'a str, limit: u64) -> BoxFuture<'a, Result<Bytes, StoreError>> {
         self.blocking(key, move |store, key| store.get_blocking(key, limit))
+    }
+    fn get_range<'a>(&'a self, key: &'a str, range: Range<u64>) -> BoxFuture<'a, Result<Bytes, StoreError>> {
+        self.blocking(key, move |store, key| store.get_range_blocking(key, range))
+    }
+    fn begin<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Box<dyn ObjectWriter>, StoreError>> {
+        self.blocking(key, |store, key| {
+            let staged = Some(store.stage(key)?);
+            let writer = FileWriter { store: store.clone(), key: key.to_owned(), staged };
+            Ok(Box::new(writer) as Box<dyn ObjectWriter>)
+        })
     }
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
         self.blocking(key, |store, key| store.delete_blocking(key))

@@ -13,8 +13,10 @@ pub use url::{RepositoryUrl, open};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use jiff::Timestamp;
 use snafu::Snafu;
 use std::fmt::Debug;
+use std::ops::Range;
 
 /// One object of a listing.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,6 +25,8 @@ pub struct ObjectInfo {
     pub key: String,
     /// Its bytes.
     pub size: u64,
+    /// When it was stored, by the store's clock.
+    pub modified: Timestamp,
 }
 
 /// Why a store did not do what it was asked for.
@@ -91,11 +95,25 @@ pub trait Store: Debug + Send + Sync + 'static {
     fn put<'a>(&'a self, key: &'a str, body: Bytes) -> BoxFuture<'a, Result<(), StoreError>>;
     /// Reads an object of at most `limit` bytes.
     fn get<'a>(&'a self, key: &'a str, limit: u64) -> BoxFuture<'a, Result<Bytes, StoreError>>;
+    /// Reads these bytes of an object; fewer only where it ends before.
+    fn get_range<'a>(&'a self, key: &'a str, range: Range<u64>) -> BoxFuture<'a, Result<Bytes, StoreError>>;
+    /// Begins an object that is written bit by bit, for what does not fit into memory.
+    fn begin<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Box<dyn ObjectWriter>, StoreError>>;
     /// Removes an object; one that is not there is success.
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), StoreError>>;
     /// Every object whose name begins with `prefix`, in order. `prefix` is text, it may end inside a
     /// name. A repository that does not exist is an error.
     fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<ObjectInfo>, StoreError>>;
+}
+
+/// An object on its way: not there until it is finished. One that is dropped is broken off, as far as its store can.
+pub trait ObjectWriter: Debug + Send {
+    /// Takes the next bytes; waits while too many are on their way.
+    fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, Result<(), StoreError>>;
+    /// Makes it an object, whole and durable, over one of that name.
+    fn finish(self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>>;
+    /// Removes what was written.
+    fn abort(self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>>;
 }
 
 /// A name that stays inside the store and means the same in each kind of store.

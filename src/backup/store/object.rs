@@ -1,13 +1,14 @@
 //! S3 (and memory, for tests) through `object_store`: signing, retries with backoff, listing pages.
 
 use super::{
-    BackendSnafu, MissingSnafu, NoRepositorySnafu, ObjectInfo, SettingsSnafu, Store, StoreError,
-    TooLargeSnafu, check_key,
+    BackendSnafu, MissingSnafu, NoRepositorySnafu, ObjectInfo, ObjectWriter, SettingsSnafu, Store,
+    StoreError, TooLargeSnafu, check_key,
 };
 use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt};
 use http::{Method, Request};
+use jiff::Timestamp;
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::client::{HttpConnector, HttpRequestBody, ReqwestConnector};
 use object_store::memory::InMemory;
@@ -15,6 +16,7 @@ use object_store::path::Path;
 use object_store::signer::Signer;
 use object_store::{ClientOptions, Error, ObjectStore, ObjectStoreExt, WriteMultipart};
 use snafu::{IntoError, ResultExt, ensure};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -156,6 +158,20 @@ impl ObjectBacked {
         Ok(body.freeze())
     }
 
+    async fn get_part(&self, key: &str, range: Range<u64>) -> Result<Bytes, StoreError> {
+        let failed = |e| self.error("reading", key, e);
+        let path = self.path(key)?;
+        // Past the end S3 answers 416, which is no byte here: only then is the size asked for.
+        match self.inner.get_range(&path, range.clone()).await {
+            Ok(bytes) => Ok(bytes),
+            Err(e @ Error::NotFound { .. }) => Err(failed(e)),
+            Err(e) => match self.inner.head(&path).await.map_err(failed)?.size {
+                size if range.start >= size => Ok(Bytes::new()),
+                _ => Err(failed(e)),
+            },
+        }
+    }
+
     async fn list_prefix(&self, prefix: &str) -> Result<Vec<ObjectInfo>, StoreError> {
         // The interface lists by folders; the rest of the prefix is compared here.
         let whole = format!("{}{prefix}", self.prefix);
@@ -166,7 +182,9 @@ impl ObjectBacked {
             let meta = next.map_err(|e| self.error("listing", prefix, e))?;
             let key = meta.location.as_ref();
             if let Some(key) = key.strip_prefix(&self.prefix).filter(|key| key.starts_with(prefix)) {
-                found.push(ObjectInfo { key: key.to_owned(), size: meta.size });
+                let modified = Timestamp::from_millisecond(meta.last_modified.timestamp_millis());
+                let modified = modified.unwrap_or(Timestamp::UNIX_EPOCH);
+                found.push(ObjectInfo { key: key.to_owned(), size: meta.size, modified });
             }
         }
         found.sort();
@@ -235,6 +253,56 @@ impl Upload {
     }
 }
 
+/// Bytes of one part. Ten thousand of them, the most that S3 takes, are the hashes of some 30 TiB.
+const PART: usize = 8 << 20;
+/// Parts of one object on their way at a time.
+const PARTS_UNDER_WAY: usize = 3;
+
+/// An object that becomes an upload in parts only once it is larger than one.
+#[derive(Debug)]
+struct PartWriter {
+    store: ObjectBacked,
+    key: String,
+    first: BytesMut,
+    upload: Option<Upload>,
+}
+
+impl PartWriter {
+    async fn take(&mut self, bytes: Bytes) -> Result<(), StoreError> {
+        if let Some(upload) = &mut self.upload {
+            return upload.send(bytes, PARTS_UNDER_WAY).await;
+        }
+        self.first.extend_from_slice(&bytes);
+        if self.first.len() >= PART {
+            let upload = self.upload.insert(self.store.begin_upload(&self.key, PART).await?);
+            upload.send(std::mem::take(&mut self.first).freeze(), PARTS_UNDER_WAY).await?;
+        }
+        Ok(())
+    }
+}
+
+impl ObjectWriter for PartWriter {
+    fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(self.take(bytes))
+    }
+    fn finish(self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>> {
+        Box::pin(async move {
+            match self.upload {
+                Some(upload) => upload.finish().await,
+                None => self.store.put(&self.key, self.first.freeze()).await,
+            }
+        })
+    }
+    fn abort(self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>> {
+        Box::pin(async move {
+            match self.upload {
+                Some(upload) => upload.abort().await,
+                None => Ok(()),
+            }
+        })
+    }
+}
+
 /// S3 answers 404 for a missing bucket as for a missing object; only the body tells them apart.
 fn no_such_bucket(error: &Error) -> bool {
     error.to_string().contains("<Code>NoSuchBucket</Code>")
@@ -260,6 +328,17 @@ impl Store for ObjectBacked {
     }
     fn get<'a>(&'a self, key: &'a str, limit: u64) -> BoxFuture<'a, Result<Bytes, StoreError>> {
         Box::pin(self.get_whole(key, limit))
+    }
+    fn get_range<'a>(&'a self, key: &'a str, range: Range<u64>) -> BoxFuture<'a, Result<Bytes, StoreError>> {
+        Box::pin(self.get_part(key, range))
+    }
+    fn begin<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Box<dyn ObjectWriter>, StoreError>> {
+        Box::pin(async move {
+            self.path(key)?;
+            let (store, key) = (self.clone(), key.to_owned());
+            let writer = PartWriter { store, key, first: BytesMut::new(), upload: None };
+            Ok(Box::new(writer) as Box<dyn ObjectWriter>)
+        })
     }
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
