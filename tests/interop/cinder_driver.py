@@ -6,16 +6,16 @@ migrations), and a plain file in place of a volume's device.
 
     {"do": "setup", "endpoint", "access_key", "secret_key", "bucket", "folder"}
     {"do": "backup", "image", "volume", "parent", "size", "compression", "chunk", "block"}   -> the backup's record
-    {"do": "import", "url"}            a record, as `cinder backup-import` takes it
+    {"do": "import", "url" or "record"}  a record, as `cinder backup-import` takes it, or what is in it
     {"do": "export", "backup"}         -> a record, as `cinder backup-export` prints it
-    {"do": "restore", "backup", "to", "new"}
+    {"do": "restore", "backup", "to", "new"}   -> the volume's metadata
     {"do": "delete", "backup"}
 """
+import base64
 import json
 import os
 import sys
 import types
-import uuid
 import warnings
 
 warnings.simplefilter('ignore')
@@ -70,6 +70,7 @@ def setup(command):
     CONF.set_override('backup_s3_store_access_key', command['access_key'])
     CONF.set_override('backup_s3_store_secret_key', command['secret_key'])
     CONF.set_override('backup_s3_store_bucket', command['bucket'])
+    CONF.set_override('backup_s3_verify_ssl', False)
     logging.basicConfig(level=logging.ERROR)
     db.configure(CONF)
     migration.db_sync()
@@ -99,7 +100,7 @@ def backup(command):
     CONF.set_override('backup_s3_block_size', command['block'])
     ensure_volume(command['volume'], command['size'])
     made = objects.Backup(
-        OWNER, id=str(uuid.uuid4()), volume_id=command['volume'], parent_id=command.get('parent'),
+        OWNER, volume_id=command['volume'], parent_id=command.get('parent'),
         size=command['size'], status=fields.BackupStatus.CREATING, user_id=OWNER.user_id,
         project_id=OWNER.project_id, host='host', availability_zone='nova', service=SERVICE,
         display_name='made by Cinder')
@@ -112,7 +113,8 @@ def backup(command):
 
 
 def import_record(command):
-    record = objects.Backup.decode_record(command['url'])
+    url = command.get('url') or base64.b64encode(json.dumps(command['record']).encode()).decode()
+    record = objects.Backup.decode_record(url)
     # As the API's _get_import_backup makes it, less the quota.
     made = objects.BackupImport(
         context=OWNER, id=record['id'], user_id=OWNER.user_id, project_id=OWNER.project_id, volume_id=NOBODY,
@@ -122,7 +124,7 @@ def import_record(command):
         _is_our_backup=lambda service: service == 'cinder.backup.drivers.' + SERVICE,
         service=s3.S3BackupDriver, driver_name=SERVICE, az='nova', host='host')
     manager.BackupManager.import_record(
-        surroundings, OWNER, made, 'cinder.backup.drivers.' + SERVICE, command['url'], [])
+        surroundings, OWNER, made, 'cinder.backup.drivers.' + SERVICE, url, [])
     ensure_volume(made.volume_id, made.size)
     return made.id
 
@@ -139,6 +141,7 @@ def restore(command):
         driver().restore(wanted, wanted.volume_id, utils.tpool_wrap(target), command['new'])
     wanted.status = fields.BackupStatus.AVAILABLE
     wanted.save()
+    return dict(db.volume_metadata_get(OWNER, wanted.volume_id))
 
 
 def delete(command):
