@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
-use strata::qsd::DaemonHost;
+use strata::attach::EXPORT;
+use strata::qsd::qmp::Client;
+use strata::qsd::{DaemonHost, command};
 use strata::volume::*;
 use support::domain::{Domain, read_start, write_at};
 
@@ -91,6 +93,22 @@ impl InUse {
         files.dedup();
         files.len()
     }
+}
+
+/// Else each layer would keep a top's caches for as long as the volume is attached.
+#[rstest::rstest]
+#[case::qcow2(VolumeKind::Qcow2)]
+#[case::raw(VolumeKind::RawSparse)]
+fn what_a_cut_has_frozen_is_no_longer_open_for_writing(#[case] kind: VolumeKind) {
+    let used = InUse::new(fast(), kind, &[0..4, 2..6, 3..9]);
+    let daemon = used.domain.daemons.list().unwrap().remove(0);
+    let mut client = Client::connect(&daemon.qmp_socket, LIMIT).unwrap();
+    let top = command::export_node(&mut client, EXPORT).unwrap();
+    let mut images = command::nodes(&mut client).unwrap();
+    images.retain(|node| !node.node_name.ends_with("-f"));
+    assert_eq!(images.len(), 4, "{images:?}");
+    assert!(images.iter().all(|node| node.read_only != (node.node_name == top)), "{images:?}");
+    used.detach();
 }
 
 /// Writes and reads back until dropped.

@@ -74,6 +74,20 @@ fn a_share_that_cannot_be_reached_or_read_is_an_error() {
     assert!(report(&refused)["findings"][0]["remedy"].as_str().unwrap().contains("leave ro out"));
 }
 
+/// Images are opened past the kernel's cache only.
+#[test]
+fn a_filesystem_without_direct_io_is_unsafe() {
+    support::need_root();
+    let at = support::scratch();
+    run("mount", &["-t", "ramfs", "none", at.path().to_str().unwrap()]);
+    let output = check(&format!("dir:{}", at.path().display()), &["-o", "json"]);
+    let left = fs::read_dir(at.path()).unwrap().count();
+    run("umount", &[at.path().to_str().unwrap()]);
+    let found = report(&output);
+    assert_eq!((output.status.code(), &found["safe"], left), (Some(4), &json!(false), 0), "{found}");
+    assert!(found["findings"][0]["cause"].as_str().unwrap().contains("takes no direct I/O"), "{found}");
+}
+
 /// Everything that is unsafe is said at once; the commands that are named mend it; nothing stays mounted and a
 /// share that no driver has used gets nothing from being looked at.
 #[test]

@@ -1,6 +1,7 @@
 //! A share's own id and its folders, and the proof that it can be written.
 
 use super::ShareKey;
+use crate::host::direct_io;
 use crate::host::fsio::{self, FsError};
 use serde::{Deserialize, Serialize};
 use snafu::{OptionExt, ResultExt, Snafu, ensure};
@@ -40,6 +41,17 @@ pub enum IdentityError {
     Unfaithful {
         /// Its root.
         root: PathBuf,
+    },
+    /// Images cannot be opened past the kernel's cache.
+    #[snafu(display(
+        "the share at {} takes no direct I/O ({source}), which images need: use a filesystem that does",
+        root.display()
+    ))]
+    NotDirect {
+        /// Its root.
+        root: PathBuf,
+        /// What the probe met.
+        source: io::Error,
     },
     /// A file or folder of the share failed.
     #[snafu(display("{source}"))]
@@ -101,17 +113,18 @@ pub(super) fn look(root: &Path) -> Result<Option<ShareKey>, IdentityError> {
     Ok(key)
 }
 
-/// Proves by a probe file that the share can be written, synced and read back (G2).
+/// Proves by a probe file that the share can be written, synced and read back (G2), also past the kernel's cache.
 pub fn probe_writable(root: &Path) -> Result<(), IdentityError> {
     let name = format!(".strata-probe-{}", uuid::Uuid::new_v4().simple());
     let path = root.join(&name);
     fsio::create_exclusive(&path, name.as_bytes()).context(NotWritableSnafu { root })?;
     let read = fs::read(&path);
+    let direct = direct_io::probe(&path);
     fs::remove_file(&path)
         .map_err(|source| FsError { action: "remove", path: path.clone(), source })
         .context(NotWritableSnafu { root })?;
     ensure!(read.is_ok_and(|bytes| bytes == name.as_bytes()), UnfaithfulSnafu { root });
-    Ok(())
+    direct.context(NotDirectSnafu { root })
 }
 
 fn read(path: &Path) -> Result<Option<ShareKey>, IdentityError> {

@@ -2,6 +2,7 @@
 
 pub mod deadline;
 pub mod device;
+pub mod direct_io;
 pub mod exec;
 pub mod fake;
 pub mod freeze;

@@ -8,6 +8,7 @@ use super::command;
 use super::daemon::{Daemon, DaemonError, DaemonHost, DaemonName, ProcessSnafu};
 use super::qmp::Client;
 use super::version::{self, Version};
+use crate::host::direct_io;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use snafu::OptionExt;
@@ -242,6 +243,9 @@ impl DaemonHost for LocalDaemons {
             return Ok(daemon);
         }
         self.version()?;
+        if let Some(reason) = direct_io::no_room() {
+            tracing::warn!(daemon = %name, reason, "a volume will write more slowly: no room for asynchronous I/O");
+        }
         let ended = self.spawn(name)?;
         self.await_ready(name, &ended)
     }

@@ -113,8 +113,8 @@ impl Host<'_> {
         self.seal_layers()
     }
 
-    /// What is frozen must not stay locked for writing: clones and backups read it.
-    fn seal_layers(&mut self) -> Result<(), Error> {
+    /// What is frozen must not stay locked for writing: clones and backups read it. Nor with the caches of a top.
+    pub(super) fn seal_layers(&mut self) -> Result<(), Error> {
         let nodes = command::nodes(self.client)?;
         for info in &nodes {
             let format =

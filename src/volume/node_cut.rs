@@ -4,6 +4,7 @@ use super::agents::{CutOrder, CutReport, OpenImage};
 use super::error::*;
 use super::id::{VolumeHandle, VolumeId};
 use super::local::Local;
+use super::merge_job::Host;
 use super::stage::{REACH, Staging};
 use super::steps::{Step, reached};
 use crate::attach::EXPORT;
@@ -49,7 +50,13 @@ impl Staging {
             if command::size_of(&mut client, &overlay)? < size {
                 command::resize(&mut client, &overlay, size)?;
             }
-            self.switch_frozen(&local, &mut client, &node, &overlay)
+            let report = self.switch_frozen(&local, &mut client, &node, &overlay)?;
+            // The cut is made whatever comes of this: the next one, or a merge, tries again.
+            let mut host = Host { client: &mut client, folder: &local.folder, top: &overlay };
+            if let Err(error) = host.seal_layers() {
+                tracing::warn!(%volume, error = &error as &dyn std::error::Error, "a frozen layer stays open for writing");
+            }
+            Ok(report)
         })
     }
 
