@@ -204,7 +204,17 @@ fn a_merge_that_is_killed_or_cancelled_changes_nothing_that_is_read() {
         }
         drop(client);
         c.rig.daemons.stop(&c.rig.name).unwrap();
+        until_free(&c.top.path);
         check();
+    }
+}
+
+/// What a killed daemon had submitted keeps its files open, and so locked, for some milliseconds after its end.
+fn until_free(path: &Path) {
+    let deadline = Instant::now() + LIMIT;
+    while strata::image::lock::in_use(path).unwrap() {
+        assert!(Instant::now() < deadline, "{} stays locked", path.display());
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 

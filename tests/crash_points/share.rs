@@ -3,6 +3,7 @@
 use crate::support;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 use strata::image::{Format, ImageRef, QemuImg};
 use strata::volume::record::{Record, decode};
 use strata::volume::{LayerId, Layout, SnapshotId, VolumeId};
@@ -91,8 +92,13 @@ impl Share {
     }
 
     /// A copy of what a chain reads back now.
+    /// While a merge copies into a layer, no other program reads that: tried again.
     pub fn keep(&self, chain: &[ImageRef], to: PathBuf) -> ImageRef {
-        self.img.convert(chain, &to, Format::Raw, LIMIT).unwrap();
+        let deadline = Instant::now() + LIMIT;
+        while let Err(error) = self.img.convert(chain, &to, Format::Raw, LIMIT) {
+            assert!(error.to_string().contains("\" lock") && Instant::now() < deadline, "{error}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
         ImageRef { path: to, format: Format::Raw }
     }
 
