@@ -35,7 +35,7 @@ const JOBS: &[Job] = &[
 ];
 
 pub fn run(world: &World, report: &mut Report) -> Result<()> {
-    let driver = world.driver("fio");
+    let driver = world.driver("fio")?;
     let volume = driver.create(new_volume("fio", SIZE, Use::Block, &[]))?.volume_id;
     let place = world.dir().join("fio-volume");
     let device = driver.attach(&volume, &place, Use::Block)?;

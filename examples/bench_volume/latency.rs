@@ -26,7 +26,7 @@ const CALLS: [&str; 6] = [
 
 pub fn run(world: &World, report: &mut Report) -> Result<()> {
     let many: usize = setting("VOLUMES", 2000)?;
-    let driver = world.driver("latency");
+    let driver = world.driver("latency")?;
     let mut made = 0;
     let mut columns = Vec::new();
     for wanted in [FEW, many] {

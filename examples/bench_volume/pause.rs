@@ -27,7 +27,7 @@ struct Met {
 
 pub fn run(world: &World, report: &mut Report) -> Result<()> {
     let cuts: usize = setting("CUTS", 20)?;
-    let driver = world.driver("pause");
+    let driver = world.driver("pause")?;
     let mut rows = Vec::new();
     for size in sizes()? {
         for kind in [Kind::Direct, Kind::Buffered] {

@@ -1,10 +1,15 @@
 //! The surroundings: share, program, folder, settings.
 
-use crate::driver::Driver;
+use crate::driver::{Driver, Use, new_volume};
 use anyhow::{Context, Result};
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::{Duration, Instant};
+use tonic::Code;
+
+/// A busy machine takes its time to mount a share and to prove it.
+const READY: Duration = Duration::from_secs(120);
 
 /// Where everything is.
 pub struct World {
@@ -47,9 +52,22 @@ impl World {
         self.dir.path()
     }
 
-    /// A whole driver on the share, torn down when dropped.
-    pub fn driver(&self, name: &str) -> Driver {
-        Driver::start(&self.program, &self.dir().join(name), &[&self.share], name)
+    /// A whole driver on the share, torn down when dropped. It has made a volume: share and data path are proved.
+    pub fn driver(&self, name: &str) -> Result<Driver> {
+        let driver = Driver::start(&self.program, &self.dir().join(name), &[&self.share], name);
+        let deadline = Instant::now() + READY;
+        loop {
+            match driver.create(new_volume(&format!("{name}-first"), 1 << 20, Use::Block, &[])) {
+                Err(status) if status.code() == Code::Unavailable && Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(200));
+                }
+                Err(status) => return Err(status.into()),
+                Ok(volume) => {
+                    driver.delete(&volume.volume_id)?;
+                    return Ok(driver);
+                }
+            }
+        }
     }
 }
 
