@@ -8,7 +8,6 @@ mod engine;
 mod export;
 mod s3_server;
 mod snapshot;
-mod store;
 #[path = "../support/mod.rs"]
 mod support;
 mod util;

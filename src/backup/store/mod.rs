@@ -1,10 +1,12 @@
 //! Where backups are kept: a few operations on named objects, behind one trait.
 //!
-//! An object is put whole or not at all; what was put is durable when `put` returns. No operation
-//! rests on conditional writes, which many S3 servers ignore: names never collide.
+//! An object is put whole or not at all; what was put is durable when `put` returns. Nothing rests
+//! on conditional writes alone, which some S3 servers ignore: names never collide. Where a store
+//! does honour them, they are used besides. There are no lock objects.
 
 mod local;
 mod object;
+mod probe;
 mod url;
 
 pub use local::LocalStore;
@@ -29,6 +31,26 @@ pub struct ObjectInfo {
     pub modified: Timestamp,
 }
 
+/// What a store does when an object is to be made that is there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exclusive {
+    /// It refuses, also when several try at the same time.
+    Honoured,
+    /// It may replace the one that is there: who writes looks first, and a race is not seen.
+    Ignored,
+}
+
+/// An object that was begun and neither finished nor broken off.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Unfinished {
+    /// The name it would get; empty where the store does not know it yet.
+    pub key: String,
+    /// What the store calls it.
+    pub id: String,
+    /// When it was begun, by the store's clock.
+    pub begun: Timestamp,
+}
+
 /// Why a store did not do what it was asked for.
 #[derive(Debug, Snafu)]
 #[snafu(visibility(pub(crate)))]
@@ -36,6 +58,12 @@ pub enum StoreError {
     /// No such object.
     #[snafu(display("{key} is not in the repository"))]
     Missing {
+        /// Which.
+        key: String,
+    },
+    /// An object of that name is there, and its bytes are others.
+    #[snafu(display("{key} is in the repository already, with other bytes: nothing was written over it"))]
+    Exists {
         /// Which.
         key: String,
     },
@@ -93,6 +121,23 @@ pub trait Store: Debug + Send + Sync + 'static {
     fn ensure(&self) -> BoxFuture<'_, Result<(), StoreError>>;
     /// Stores an object, whole and durable, over one of that name.
     fn put<'a>(&'a self, key: &'a str, body: Bytes) -> BoxFuture<'a, Result<(), StoreError>>;
+    /// Stores an object, whole and durable, of a name that is not there yet. [`StoreError::Exists`] if it
+    /// is, unless its bytes are these: then an earlier try, whose answer was lost, has done it. Of several
+    /// writers with different bytes at the same time one succeeds where the store is [`Exclusive::Honoured`].
+    fn put_new<'a>(&'a self, key: &'a str, body: Bytes) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            match self.get(key, body.len() as u64).await {
+                Ok(found) if found == body => Ok(()),
+                Ok(_) | Err(StoreError::TooLarge { .. }) => ExistsSnafu { key }.fail(),
+                Err(StoreError::Missing { .. }) => self.put(key, body).await,
+                Err(error) => Err(error),
+            }
+        })
+    }
+    /// Whether `put_new` is exclusive. Tried out at the first call, which needs the right to write.
+    fn exclusive(&self) -> BoxFuture<'_, Result<Exclusive, StoreError>> {
+        Box::pin(async { Ok(Exclusive::Ignored) })
+    }
     /// Reads an object of at most `limit` bytes.
     fn get<'a>(&'a self, key: &'a str, limit: u64) -> BoxFuture<'a, Result<Bytes, StoreError>>;
     /// Reads these bytes of an object; fewer only where it ends before.
@@ -104,13 +149,21 @@ pub trait Store: Debug + Send + Sync + 'static {
     /// Every object whose name begins with `prefix`, in order. `prefix` is text, it may end inside a
     /// name. A repository that does not exist is an error.
     fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<ObjectInfo>, StoreError>>;
+    /// What writers that ended without finishing left behind, and what others are writing now.
+    fn unfinished(&self) -> BoxFuture<'_, Result<Vec<Unfinished>, StoreError>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+    /// Removes one of those; one that is not there is success. Whoever still writes it will fail.
+    fn remove_unfinished<'a>(&'a self, _of: &'a Unfinished) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async { Ok(()) })
+    }
 }
 
 /// An object on its way: not there until it is finished. One that is dropped is broken off, as far as its store can.
 pub trait ObjectWriter: Debug + Send {
     /// Takes the next bytes; waits while too many are on their way.
     fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, Result<(), StoreError>>;
-    /// Makes it an object, whole and durable, over one of that name.
+    /// Makes it an object, whole and durable, as `put_new` does: [`StoreError::Exists`] if there is one.
     fn finish(self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>>;
     /// Removes what was written.
     fn abort(self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>>;

@@ -1,8 +1,8 @@
 //! S3 (and memory, for tests) through `object_store`: signing, retries with backoff, listing pages.
 
 use super::{
-    BackendSnafu, MissingSnafu, NoRepositorySnafu, ObjectInfo, ObjectWriter, SettingsSnafu, Store,
-    StoreError, TooLargeSnafu, check_key,
+    BackendSnafu, Exclusive, ExistsSnafu, MissingSnafu, NoRepositorySnafu, ObjectInfo, ObjectWriter, SettingsSnafu, Store,
+    StoreError, TooLargeSnafu, check_key, probe,
 };
 use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
@@ -14,16 +14,19 @@ use object_store::client::{HttpConnector, HttpRequestBody, ReqwestConnector};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::signer::Signer;
-use object_store::{ClientOptions, Error, ObjectStore, ObjectStoreExt, WriteMultipart};
+use object_store::{ClientOptions, Error, ObjectStore, ObjectStoreExt, PutMode, WriteMultipart};
 use snafu::{IntoError, ResultExt, ensure};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::OnceCell;
 
 type Boxed = Box<dyn std::error::Error + Send + Sync>;
 
 /// A whole chunk over a slow line; retries make up for a connection that hangs.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(300);
+/// Tries to make an object whose name is taken one moment and free the next.
+const RACES: usize = 5;
 /// Enough for any clock that S3 itself would accept.
 const SIGNATURE_LIFETIME: Duration = Duration::from_secs(300);
 
@@ -48,6 +51,8 @@ pub struct ObjectBacked {
     /// Ends with a slash unless it is empty.
     prefix: String,
     s3: Option<S3Bucket>,
+    /// Found out before the first write, once for all clones.
+    exclusive: Arc<OnceCell<Exclusive>>,
 }
 
 #[derive(Clone, Debug)]
@@ -61,7 +66,8 @@ impl ObjectBacked {
     /// A store that ends with the process.
     pub fn memory() -> Self {
         let inner = Arc::new(InMemory::new());
-        ObjectBacked { inner, label: "memory:".to_owned(), prefix: String::new(), s3: None }
+        let label = "memory:".to_owned();
+        ObjectBacked { inner, label, prefix: String::new(), s3: None, exclusive: Arc::default() }
     }
 
     /// A bucket, credentials and the rest from the AWS_* variables.
@@ -96,6 +102,7 @@ impl ObjectBacked {
             label: format!("s3://{bucket}/{prefix}"),
             prefix,
             s3: Some(S3Bucket { client, options: client_options, region }),
+            exclusive: Arc::default(),
         })
     }
 
@@ -137,6 +144,58 @@ impl ObjectBacked {
         let begun = begun.map_err(|e| self.error("beginning the upload of", key, e))?;
         let parts = WriteMultipart::new_with_chunk_size(begun, part);
         Ok(Upload { store: self.clone(), key: key.to_owned(), parts })
+    }
+
+    async fn found_exclusive(&self) -> Result<Exclusive, StoreError> {
+        let probe = || async {
+            let found = probe::exclusive(self.inner.as_ref(), &self.prefix).await;
+            let found = found.map_err(|e| self.error("trying to write into", &self.label, e))?;
+            if found == Exclusive::Ignored {
+                tracing::warn!(
+                    repository = self.label,
+                    "the store replaces objects although told to make new ones (If-None-Match): \
+                     each is looked for before it is written"
+                );
+            }
+            Ok(found)
+        };
+        self.exclusive.get_or_try_init(probe).await.copied()
+    }
+
+    async fn put_exclusively(&self, key: &str, body: Bytes) -> Result<(), StoreError> {
+        let path = self.path(key)?;
+        let conditional = self.found_exclusive().await? == Exclusive::Honoured;
+        for _ in 0..RACES {
+            // Only where it must be: a request for each object.
+            let there = !conditional && self.is_there(key).await?;
+            let mode = if conditional { PutMode::Create } else { PutMode::Overwrite };
+            let done = match there {
+                true => None,
+                false => Some(self.inner.put_opts(&path, body.clone().into(), mode.into()).await),
+            };
+            match done {
+                Some(Ok(_)) => return Ok(()),
+                // Refused: by what an earlier try of ours stored, its answer lost, or by another's.
+                None | Some(Err(Error::AlreadyExists { .. })) => {}
+                Some(Err(e)) => return Err(self.error("writing", key, e)),
+            }
+            match self.get_whole(key, body.len() as u64).await {
+                Ok(found) if found == body => return Ok(()),
+                // Refused because another was writing it, who then did not: ours may come through now.
+                Err(StoreError::Missing { .. }) => {}
+                Ok(_) | Err(StoreError::TooLarge { .. }) => break,
+                Err(e) => return Err(e),
+            }
+        }
+        ExistsSnafu { key }.fail()
+    }
+
+    async fn is_there(&self, key: &str) -> Result<bool, StoreError> {
+        match self.inner.head(&self.path(key)?).await {
+            Ok(_) => Ok(true),
+            Err(Error::NotFound { .. }) => Ok(false),
+            Err(e) => Err(self.error("looking for", key, e)),
+        }
     }
 
     async fn get_whole(&self, key: &str, limit: u64) -> Result<Bytes, StoreError> {
@@ -287,10 +346,15 @@ impl ObjectWriter for PartWriter {
     }
     fn finish(self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>> {
         Box::pin(async move {
-            match self.upload {
-                Some(upload) => upload.finish().await,
-                None => self.store.put(&self.key, self.first.freeze()).await,
+            let Some(upload) = self.upload else {
+                return self.store.put_exclusively(&self.key, self.first.freeze()).await;
+            };
+            // S3 has no exclusive end of an upload that all servers know: names never collide.
+            if self.store.is_there(&self.key).await? {
+                upload.abort().await?;
+                return ExistsSnafu { key: self.key }.fail();
             }
+            upload.finish().await
         })
     }
     fn abort(self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>> {
@@ -325,6 +389,12 @@ impl Store for ObjectBacked {
             let done = self.inner.put(&self.path(key)?, body.into()).await;
             done.map(drop).map_err(|e| self.error("writing", key, e))
         })
+    }
+    fn put_new<'a>(&'a self, key: &'a str, body: Bytes) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(self.put_exclusively(key, body))
+    }
+    fn exclusive(&self) -> BoxFuture<'_, Result<Exclusive, StoreError>> {
+        Box::pin(self.found_exclusive())
     }
     fn get<'a>(&'a self, key: &'a str, limit: u64) -> BoxFuture<'a, Result<Bytes, StoreError>> {
         Box::pin(self.get_whole(key, limit))

@@ -1,34 +1,46 @@
-//! A directory as a store. An object appears under its name by a rename, after its bytes and before
-//! its folder are flushed, so a crash leaves it whole or absent.
+//! A directory as a store. An object gets its name after its bytes are flushed, and is acknowledged
+//! after its folder is: a crash leaves it whole or absent, and whole if it was acknowledged. A name
+//! that is taken is refused by the kernel (link(2)), so that two writers never mix.
+
+mod flush;
+mod staged;
+mod walk;
 
 use super::{
-    BackendSnafu, MissingSnafu, NoRepositorySnafu, ObjectInfo, ObjectWriter, Store, StoreError,
-    TooLargeSnafu, check_key,
+    BackendSnafu, Exclusive, ExistsSnafu, MissingSnafu, NoRepositorySnafu, ObjectInfo, ObjectWriter, Store,
+    StoreError, TooLargeSnafu, Unfinished, check_key,
 };
 use bytes::Bytes;
+use flush::Flushes;
 use futures::future::BoxFuture;
-use jiff::Timestamp;
 use snafu::{IntoError, ResultExt, ensure};
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use staged::{Naming, STAGING, Staged, make_dirs};
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
 use std::ops::Range;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-use uuid::Uuid;
-
-/// Where objects are written before they get their name. A crash may leave a file here.
-const STAGING: &str = ".strata-staging";
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 /// A directory of objects.
 #[derive(Clone, Debug)]
 pub struct LocalStore {
     root: PathBuf,
+    naming: Naming,
+    flushes: Arc<Flushes>,
 }
 
 impl LocalStore {
     /// The store in `root`, which need not exist yet.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        LocalStore { root: root.into() }
+        LocalStore { root: root.into(), naming: Naming::Nameless, flushes: Arc::default() }
+    }
+
+    /// As on a filesystem that has no nameless files and, unless `links`, no hard links either.
+    #[doc(hidden)]
+    pub fn without_nameless_files(mut self, links: bool) -> Self {
+        self.naming = if links { Naming::Link } else { Naming::Rename };
+        self
     }
 
     fn path(&self, key: &str) -> Result<PathBuf, StoreError> {
@@ -37,7 +49,7 @@ impl LocalStore {
     }
 
     fn ensure_blocking(&self) -> Result<(), StoreError> {
-        make_dirs(&self.root.join(STAGING)).map_err(|e| backend("making the directory", &self.label(), e))
+        make_dirs(&self.root, &self.flushes).map_err(|e| backend("making the directory", &self.label(), e))
     }
 
     fn label(&self) -> String {
@@ -45,41 +57,47 @@ impl LocalStore {
     }
 
     fn put_blocking(&self, key: &str, body: &[u8]) -> Result<(), StoreError> {
+        let target = self.path(key)?;
+        let write = || {
+            let mut staged = Staged::new(&self.root, &self.flushes, self.naming, true)?;
+            staged.file.write_all(body)?;
+            staged.replace(&target, &self.flushes)
+        };
+        write().map_err(|e| backend("writing", key, e))
+    }
+
+    fn put_new_blocking(&self, key: &str, body: &[u8]) -> Result<(), StoreError> {
         let mut staged = self.stage(key)?;
         staged.file.write_all(body).map_err(|e| backend("writing", key, e))?;
-        self.name_blocking(staged)
+        match self.name_blocking(key, staged) {
+            Err(StoreError::Exists { key }) => match self.get_blocking(&key, body.len() as u64) {
+                Ok(found) if found == body => self.flush_folder(&key),
+                Ok(_) | Err(StoreError::TooLarge { .. }) => ExistsSnafu { key }.fail(),
+                Err(e) => Err(e),
+            },
+            done => done,
+        }
+    }
+
+    /// Another may have given it its name and not have come to flushing.
+    fn flush_folder(&self, key: &str) -> Result<(), StoreError> {
+        let target = self.path(key)?;
+        let flushed = target.parent().map_or(Ok(()), |folder| self.flushes.flush(folder));
+        flushed.map_err(|e| backend("writing", key, e))
     }
 
     fn stage(&self, key: &str) -> Result<Staged, StoreError> {
         self.path(key)?;
-        let folder = self.root.join(STAGING);
-        let path = folder.join(Uuid::new_v4().to_string());
-        let opened = make_dirs(&folder)
-            .and_then(|()| OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path));
-        let file = opened.map_err(|e| backend("writing", key, e))?;
-        Ok(Staged { key: key.to_owned(), path, file })
+        let staged = Staged::new(&self.root, &self.flushes, self.naming, false);
+        staged.map_err(|e| backend("writing", key, e))
     }
 
-    /// Gives what was written its name.
-    fn name_blocking(&self, staged: Staged) -> Result<(), StoreError> {
-        let target = self.path(&staged.key)?;
-        let parent = target.parent().unwrap_or(&self.root);
-        let write = || -> io::Result<()> {
-            staged.file.sync_all()?;
-            // A delete beside us may remove the folder once it is empty, between these two steps.
-            for attempt in 0.. {
-                make_dirs(parent)?;
-                match fs::rename(&staged.path, &target) {
-                    Err(e) if e.kind() == ErrorKind::NotFound && attempt < 10 => {}
-                    other => {
-                        other?;
-                        break;
-                    }
-                }
-            }
-            sync_dir(parent)
-        };
-        write().map_err(|e| backend("writing", &staged.key, e))
+    /// Gives what was written its name, if that is free.
+    fn name_blocking(&self, key: &str, staged: Staged) -> Result<(), StoreError> {
+        match staged.name(&self.path(key)?, &self.flushes) {
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => ExistsSnafu { key }.fail(),
+            done => done.map_err(|e| backend("writing", key, e)),
+        }
     }
 
     fn get_blocking(&self, key: &str, limit: u64) -> Result<Bytes, StoreError> {
@@ -114,11 +132,12 @@ impl LocalStore {
         }
         let mut folder = path.parent();
         while let Some(dir) = folder.filter(|dir| *dir != self.root) {
-            sync_dir(dir).map_err(|e| backend("removing", key, e))?;
+            self.flushes.flush(dir).map_err(|e| backend("removing", key, e))?;
             // Not empty is the usual answer; an empty folder left behind does no harm.
             if fs::remove_dir(dir).is_err() {
                 break;
             }
+            self.flushes.forget_entry(dir);
             folder = dir.parent();
         }
         Ok(())
@@ -126,41 +145,15 @@ impl LocalStore {
 
     fn list_blocking(&self, prefix: &str) -> Result<Vec<ObjectInfo>, StoreError> {
         ensure!(self.root.is_dir(), NoRepositorySnafu { repository: self.label() });
-        let mut found = Vec::new();
-        let mut folders = vec![self.root.clone()];
-        while let Some(folder) = folders.pop() {
-            let entries = match fs::read_dir(&folder) {
-                // Removed since it was seen, being empty.
-                Err(e) if e.kind() == ErrorKind::NotFound => continue,
-                other => other.map_err(|e| backend("listing", prefix, e))?,
-            };
-            for entry in entries {
-                let entry = entry.map_err(|e| backend("listing", prefix, e))?;
-                let path = entry.path();
-                let Some(key) = path.strip_prefix(&self.root).ok().and_then(Path::to_str) else { continue };
-                let kind = entry.file_type().map_err(|e| backend("listing", prefix, e))?;
-                let below = format!("{key}/");
-                if kind.is_dir()
-                    && key != STAGING
-                    && (below.starts_with(prefix) || prefix.starts_with(&below))
-                {
-                    folders.push(path);
-                } else if kind.is_file() && key.starts_with(prefix) {
-                    match entry.metadata() {
-                        Err(e) if e.kind() == ErrorKind::NotFound => {}
-                        Err(e) => return Err(backend("listing", prefix, e)),
-                        Ok(meta) => {
-                            let modified =
-                                meta.modified().ok().and_then(|time| Timestamp::try_from(time).ok());
-                            let modified = modified.unwrap_or(Timestamp::UNIX_EPOCH);
-                            found.push(ObjectInfo { key: key.to_owned(), size: meta.len(), modified });
-                        }
-                    }
-                }
-            }
+        walk::objects(&self.root, prefix).map_err(|e| backend("listing", prefix, e))
+    }
+
+    fn remove_unfinished_blocking(&self, id: &str) -> Result<(), StoreError> {
+        check_key(id)?;
+        match fs::remove_file(self.root.join(STAGING).join(id)) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+            other => other.map_err(|e| backend("removing", id, e)),
         }
-        found.sort();
-        Ok(found)
     }
 
     /// Runs `work` where blocking is allowed.
@@ -175,21 +168,6 @@ impl LocalStore {
             let task = tokio::task::spawn_blocking(move || work(&store, &key));
             task.await.boxed_context("working on", &for_error)?
         })
-    }
-}
-
-/// A file without its name yet; removed when it is dropped before it has one.
-#[derive(Debug)]
-struct Staged {
-    key: String,
-    path: PathBuf,
-    file: File,
-}
-
-impl Drop for Staged {
-    fn drop(&mut self) {
-        // Not there: it has its name. Else nothing more can be done about it here; it is never used again.
-        let _ = fs::remove_file(&self.path);
     }
 }
 
@@ -219,7 +197,7 @@ impl ObjectWriter for FileWriter {
         let FileWriter { store, key, staged } = *self;
         store.clone().blocking(&key, move |_, key| {
             let lost = || io::Error::other("an earlier write was broken off");
-            store.name_blocking(staged.ok_or_else(|| backend("writing", key, lost()))?)
+            store.name_blocking(key, staged.ok_or_else(|| backend("writing", key, lost()))?)
         })
     }
     fn abort(self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>> {
@@ -250,6 +228,12 @@ impl Store for LocalStore {
     fn put<'a>(&'a self, key: &'a str, body: Bytes) -> BoxFuture<'a, Result<(), StoreError>> {
         self.blocking(key, move |store, key| store.put_blocking(key, &body))
     }
+    fn put_new<'a>(&'a self, key: &'a str, body: Bytes) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.blocking(key, move |store, key| store.put_new_blocking(key, &body))
+    }
+    fn exclusive(&self) -> BoxFuture<'_, Result<Exclusive, StoreError>> {
+        Box::pin(async { Ok(Exclusive::Honoured) })
+    }
     fn get<'a>(&'a self, key: &'a str, limit: u64) -> BoxFuture<'a, Result<Bytes, StoreError>> {
         self.blocking(key, move |store, key| store.get_blocking(key, limit))
     }
@@ -269,26 +253,15 @@ impl Store for LocalStore {
     fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<ObjectInfo>, StoreError>> {
         self.blocking(prefix, |store, prefix| store.list_blocking(prefix))
     }
+    fn unfinished(&self) -> BoxFuture<'_, Result<Vec<Unfinished>, StoreError>> {
+        let failed = |e| backend("listing", STAGING, e);
+        self.blocking("", move |store, _| walk::unfinished(&store.root).map_err(failed))
+    }
+    fn remove_unfinished<'a>(&'a self, of: &'a Unfinished) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.blocking(&of.id, |store, id| store.remove_unfinished_blocking(id))
+    }
 }
 
 fn backend(operation: &'static str, key: &str, source: io::Error) -> StoreError {
     BackendSnafu { operation, key }.into_error(Box::new(source))
-}
-
-fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
-}
-
-/// `mkdir -p`, private, each new folder's entry flushed in its parent.
-fn make_dirs(dir: &Path) -> io::Result<()> {
-    if dir.is_dir() {
-        return Ok(());
-    }
-    if let Some(parent) = dir.parent() {
-        make_dirs(parent)?;
-    }
-    match DirBuilder::new().mode(0o700).create(dir) {
-        Err(e) if e.kind() == ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
-        other => other.and_then(|()| dir.parent().map_or(Ok(()), sync_dir)),
-    }
 }

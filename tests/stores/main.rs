@@ -1,0 +1,10 @@
+//! The kinds of store, from outside: one contract for all of them, and what happens when they fail.
+
+mod contract;
+mod directory;
+mod kinds;
+#[path = "../backup/s3_server.rs"]
+mod s3_server;
+#[path = "../backup/util.rs"]
+#[allow(dead_code)]
+mod util;
