@@ -116,6 +116,13 @@ impl Catalog {
 
     /// The chain of a backup, each manifest read and compared with the listing.
     pub async fn chain(&self, backup: Uuid) -> Result<Chain, BackupError> {
+        let chain = self.manifests(backup).await?;
+        chain.links.iter().try_for_each(|(set, manifest)| check_listing(set, manifest))?;
+        Ok(chain)
+    }
+
+    /// The chain of a backup as its manifests say, whether or not their objects are there.
+    pub(super) async fn manifests(&self, backup: Uuid) -> Result<Chain, BackupError> {
         let all = self.sets(None).await?;
         let wanted = all.iter().find(|set| set.prefix.backup() == backup);
         let volume = wanted.context(NoSuchBackupSnafu { backup })?.prefix.volume();
@@ -131,7 +138,6 @@ impl Catalog {
             let other = format!("{id} is a backup of volume {}, not of {volume}", set.prefix.volume());
             ensure!(set.prefix.volume() == volume, BadChainSnafu { backup, reason: other });
             let manifest = self.manifest(set).await?;
-            check_listing(set, &manifest)?;
             next = manifest.parent;
             links.push((set.clone(), manifest));
         }
@@ -140,7 +146,7 @@ impl Catalog {
 }
 
 /// The listing is exactly the manifest's chunks and the two files: nothing missing, nothing more.
-fn check_listing(set: &BackupSet, manifest: &Manifest) -> Result<(), BackupError> {
+pub(super) fn check_listing(set: &BackupSet, manifest: &Manifest) -> Result<(), BackupError> {
     let backup = set.prefix.backup();
     let mut listed: BTreeMap<&str, u64> = set.objects.iter().map(|o| (o.key.as_str(), o.size)).collect();
     for extent in &manifest.extents {

@@ -116,6 +116,19 @@ pub enum BackupError {
         /// Which check failed.
         reason: String,
     },
+    /// A backup that cannot be restored whole.
+    #[snafu(display(
+        "object {key} is damaged: {reason}; with it these bytes of the volume are lost: {ranges} \
+         (--damaged zero restores the rest, with zeros there)"
+    ))]
+    Lost {
+        /// Which object.
+        key: String,
+        /// Which check failed.
+        reason: String,
+        /// `START-END`, several of them.
+        ranges: String,
+    },
     /// B7: blocks of different sizes cannot be compared.
     #[snafu(display(
         "backup {parent} has hash blocks of {theirs} bytes, this one would have {ours}: \

@@ -24,7 +24,7 @@ pub use error::{BackupError, ErrorKind};
 pub use export::{Export, Exported};
 pub use list::{BackupInfo, ChainInfo};
 pub use progress::{Cancel, Canceller, Progress, ProgressState};
-pub use restore::{RestoreOptions, RestoreReport, refuse_used_source};
+pub use restore::{Damaged, Limits, Loss, RestoreOptions, RestoreReport, refuse_used_source};
 pub use source::{Changed, DataPoint, SnapshotSource};
 
 use snafu::ResultExt;

@@ -83,6 +83,13 @@ impl Cancel {
         *self.0.borrow()
     }
 
+    /// Waits until it is asked for; for ever, when nobody is left who could.
+    pub(super) async fn asked(&self) {
+        if self.0.clone().wait_for(|asked| *asked).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
     /// An error once it was asked for: looked at before every chunk (B9).
     pub(super) fn check(&self) -> Result<(), super::BackupError> {
         if self.is_asked() { Err(super::BackupError::Cancelled) } else { Ok(()) }

@@ -130,7 +130,7 @@ async fn a_set_that_is_not_whole(#[case] end: &str, #[case] content: Option<&[u8
 #[case::negative("\"offset\": 16384", "\"offset\": -1", "cannot be read")]
 #[case::overlap("\"offset\": 16384", "\"offset\": 1024", "overlap")]
 #[case::beyond("\"offset\": 32768", "\"offset\": 18446744073709551000", "cannot have offset")]
-#[case::gap("\"offset\": 32768", "\"offset\": 1048576", "do not fit")]
+#[case::gap("\"offset\": 32768", "\"offset\": 1048576", "splits a hash block")]
 #[case::path("-00002\"", "-00002/../../x\"", "no chunk of this backup")]
 #[case::word("\"zstd\"", "\"lzma\"", "unknown compression")]
 #[case::bomb("\"length\": 16384", "\"length\": 99999999999", "cannot have offset")]

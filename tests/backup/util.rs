@@ -102,7 +102,7 @@ pub async fn restore(
     format: Format,
     in_place: bool,
 ) -> Result<RestoreReport, BackupError> {
-    let options = RestoreOptions { backup, to: to.to_owned(), format, in_place };
+    let options = RestoreOptions { format, in_place, ..RestoreOptions::new(backup, to) };
     engine.restore(&options, &Progress::default(), &Cancel::never()).await
 }
 

@@ -1,27 +1,39 @@
 //! Restoring a backup: fold the chain into a plan, fetch each object once, check it, write it.
 
+pub(super) mod budget;
+pub(super) mod check;
+pub(super) mod flow;
 pub(super) mod guard;
-mod plan;
+pub(super) mod hash_window;
+pub(super) mod plan;
+pub(super) mod run;
 mod target;
+mod zeros;
 
+use super::catalog::{Chain, check_listing};
 use super::engine::Engine;
-use super::error::{BackupError, DamagedSnafu, UnfinishedSnafu};
-use super::format::{Extent, HashList, digest_of, md5_hex};
+use super::error::{BackupError, BadRequestSnafu, UnfinishedSnafu};
+use super::format::{Digest, zero_digest};
+use super::hash_reader::HashReader;
 use super::{Cancel, Progress, blocking};
 use crate::image::Format;
+use check::Job;
+use flow::Flow;
+pub use flow::Limits;
 pub use guard::refuse_used_source;
-use plan::{Fetch, fold};
+use hash_window::HashWindow;
+use plan::{Fetch, Plan, fold};
+pub use run::{Damaged, Loss};
+use run::{Writing, ranges_text};
 use serde::Serialize;
-use snafu::{OptionExt, ResultExt, ensure};
+use snafu::{OptionExt, ensure};
+use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 use target::Target;
-use tokio::task::JoinSet;
 use uuid::Uuid;
-
-/// Objects fetched, checked and written at a time: each is in memory twice, packed and unpacked.
-const FETCHES: usize = 4;
 
 /// How to restore.
 #[derive(Clone, Debug)]
@@ -34,6 +46,27 @@ pub struct RestoreOptions {
     pub format: Format,
     /// Whether something that is there may be overwritten.
     pub in_place: bool,
+    /// Only these bytes of the volume, at the same place of the target; a new one has holes elsewhere.
+    pub range: Option<Range<u64>>,
+    /// What to do about damaged objects.
+    pub damaged: Damaged,
+    /// How much at a time.
+    pub limits: Limits,
+}
+
+impl RestoreOptions {
+    /// All of a backup into a new raw file.
+    pub fn new(backup: Uuid, to: impl Into<PathBuf>) -> Self {
+        RestoreOptions {
+            backup,
+            to: to.into(),
+            format: Format::Raw,
+            in_place: false,
+            range: None,
+            damaged: Damaged::Fail,
+            limits: Limits::default(),
+        }
+    }
 }
 
 /// What was done.
@@ -47,12 +80,22 @@ pub struct RestoreReport {
     pub to: PathBuf,
     /// Chunks fetched.
     pub objects: u64,
+    /// Chunks that were not: the hashes say that they are zeros wherever they are needed.
+    pub objects_of_zeros: u64,
     /// The volume's size.
     pub bytes_total: u64,
-    /// Got from the repository.
+    /// The part that was asked for, `[start, end]`; absent for all of it. What else a new target has is holes.
+    pub range: Option<(u64, u64)>,
+    /// Got from the repository; the hashes and the manifests are not counted.
     pub bytes_fetched: u64,
     /// Written; holes are not.
     pub bytes_written: u64,
+    /// Made zeros in an existing target without being written.
+    pub bytes_zeroed: u64,
+    /// Damaged objects whose bytes are zeros now.
+    pub losses: Vec<Loss>,
+    /// The most that chunks took in memory at a time.
+    pub memory_peak: u64,
     /// From begin to end.
     pub seconds: f64,
 }
@@ -60,6 +103,9 @@ pub struct RestoreReport {
 impl Engine {
     /// Restores a backup. A new file appears whole or not at all; nothing is written before the
     /// listing was compared with the manifests, and no byte before its chunk was verified.
+    ///
+    /// A chunk that is all zeros by the hash file, wherever it is needed, is not fetched: the hash says what the
+    /// bytes are, the object itself is not looked at.
     pub async fn restore(
         &self,
         options: &RestoreOptions,
@@ -71,112 +117,144 @@ impl Engine {
         let (to, in_place) = (options.to.clone(), options.in_place);
         blocking(move || guard::check(&to, in_place).map(drop)).await?;
         let catalog = self.catalog();
-        let chain = catalog.chain(options.backup).await?;
-        let hashes = catalog.hashes(&chain.newest().prefix).await?;
-        let plan = fold(&chain, &hashes)?;
-        progress.set_total(plan.size);
+        let chain = catalog.manifests(options.backup).await?;
+        let ids = chain.links.iter().map(|(set, _)| set.prefix.backup()).collect();
+        let prefix = chain.newest().prefix.clone();
+        let reader = HashReader::open(&catalog, &prefix).await?;
+        let mut hashes = HashWindow::new(reader, prefix.hashes());
+        let block = hashes.block();
+        let (range, damaged) = (options.range.clone(), options.damaged);
+        let plan = blocking(move || make_plan(chain, block, range, damaged)).await?;
+        let (size, end) = (plan.size, options.range.as_ref().map(|range| range.end));
+        let wanted = options.range.clone().unwrap_or(0..size);
+        progress.set_total(wanted.end - wanted.start);
         cancel.check()?;
-        let (to, format, size) = (options.to.clone(), options.format, plan.size);
-        let target = Arc::new(blocking(move || Target::open(&to, format, in_place, size)).await?);
-        let objects = plan.fetches.len() as u64;
-        let mut run = Run { engine: self, hashes: Arc::new(hashes), target, progress, cancel };
-        let (bytes_fetched, bytes_written) = run.all(plan.fetches).await?;
+        let (to, format) = (options.to.clone(), options.format);
+        let target = blocking(move || Target::open(&to, format, in_place, size, end)).await?;
+        let writing = Arc::new(Writing::new(target, wanted, damaged, progress));
+        let mut flow =
+            Flow::new(Arc::clone(&self.store), Arc::clone(&writing), options.limits, progress, cancel);
+        let fed = feed(&mut flow, &writing, plan, &mut hashes).await;
+        let fed = match fed {
+            Ok(zeros) => hashes.finish(size).await.map(|()| zeros),
+            Err(e) => Err(e),
+        };
+        let zeros = *fed.as_ref().unwrap_or(&0);
+        let tally = flow.end(fed.map(drop)).await.inspect_err(|_| {
+            if writing.target.is_in_place() {
+                tracing::warn!("the target was being overwritten: it now holds parts of the backup only");
+            }
+        })?;
         // Every task has ended, and with it its hold on the target.
-        let target = Arc::into_inner(run.target).context(UnfinishedSnafu)?;
-        blocking(move || target.finish()).await?;
-        Ok(RestoreReport {
+        let writing = Arc::into_inner(writing).context(UnfinishedSnafu)?;
+        let mut losses = writing.losses.into_inner().unwrap_or_else(PoisonError::into_inner);
+        losses.sort_by_key(|loss| loss.ranges.first().copied());
+        let report = RestoreReport {
             backup_id: options.backup,
-            chain: chain.links.iter().map(|(set, _)| set.prefix.backup()).collect(),
+            chain: ids,
             to: options.to.clone(),
-            objects,
+            objects: tally.objects,
+            objects_of_zeros: zeros,
             bytes_total: size,
-            bytes_fetched,
-            bytes_written,
-            seconds: started.elapsed().as_secs_f64(),
+            range: options.range.as_ref().map(|range| (range.start, range.end)),
+            bytes_fetched: tally.bytes_fetched,
+            bytes_written: writing.data.load(Ordering::Relaxed),
+            bytes_zeroed: writing.zeros.load(Ordering::Relaxed),
+            losses,
+            memory_peak: tally.memory_peak,
+            seconds: 0.0,
+        };
+        cancel.check()?;
+        let target = writing.target;
+        blocking(move || target.finish()).await?;
+        Ok(RestoreReport { seconds: started.elapsed().as_secs_f64(), ..report })
+    }
+}
+
+fn make_plan(
+    chain: Chain,
+    block: u64,
+    range: Option<Range<u64>>,
+    damaged: Damaged,
+) -> Result<Plan, BackupError> {
+    if let Some(range) = &range {
+        let size = chain.size();
+        let reason =
+            format!("the range {}-{} does not lie in a volume of {size} bytes", range.start, range.end);
+        ensure!(!range.is_empty() && range.end <= size, BadRequestSnafu { reason });
+    }
+    let wrong: Vec<BackupError> =
+        chain.links.iter().filter_map(|(set, manifest)| check_listing(set, manifest).err()).collect();
+    let plan = fold(chain, block, range)?;
+    match wrong.into_iter().next() {
+        // What is missing and needed is told together with what is lost by it.
+        Some(error) if damaged == Damaged::Fail => {
+            let lost = plan.fetches.iter().find(|fetch| fetch.stored.is_none());
+            Err(lost.map_or(error, |fetch| BackupError::Lost {
+                key: fetch.extent.key.clone(),
+                reason: NOT_THERE.to_owned(),
+                ranges: ranges_text(&fetch.parts),
+            }))
+        }
+        Some(error) => {
+            tracing::warn!(%error, "the listing is not what the manifests say");
+            Ok(plan)
+        }
+        None => Ok(plan),
+    }
+}
+
+const NOT_THERE: &str = "it is missing, or larger than it can be";
+
+/// Sends every object of the plan on its way; answers how many need not be fetched.
+async fn feed(
+    flow: &mut Flow<Writing>,
+    writing: &Arc<Writing>,
+    plan: Plan,
+    hashes: &mut HashWindow,
+) -> Result<u64, BackupError> {
+    let block = hashes.block();
+    let zeros = Zeros { block, whole: zero_digest(block) };
+    let mut unfetched = 0;
+    for Fetch { extent, stored, parts } in plan.fetches {
+        let digests = hashes.digests(&parts).await?;
+        if zeros.are_all(&parts, &digests) {
+            unfetched += 1;
+            let writing = Arc::clone(writing);
+            flow.aside(move || writing.zero(&parts)).await?;
+            continue;
+        }
+        match stored {
+            Some(stored) => flow.push(Job { extent, stored, parts, digests, block }).await?,
+            None => {
+                let writing = Arc::clone(writing);
+                flow.aside(move || writing.lose(&extent.key, NOT_THERE.to_owned(), &parts)).await?;
+            }
+        }
+    }
+    Ok(unfetched)
+}
+
+/// Tells zeros by their digests.
+struct Zeros {
+    block: u64,
+    whole: Digest,
+}
+
+impl Zeros {
+    fn are_all(&self, parts: &[Range<u64>], digests: &[Digest]) -> bool {
+        let mut rest = digests;
+        parts.iter().all(|part| {
+            let length = part.end - part.start;
+            let (own, behind) = rest.split_at(rest.len().min(length.div_ceil(self.block) as usize));
+            rest = behind;
+            match length % self.block {
+                0 => own.iter().all(|digest| *digest == self.whole),
+                // Only the volume's last block is short.
+                short => own.split_last().is_some_and(|(last, own)| {
+                    own.iter().all(|digest| *digest == self.whole) && *last == zero_digest(short)
+                }),
+            }
         })
     }
-}
-
-/// A restore that has begun.
-struct Run<'a> {
-    engine: &'a Engine,
-    hashes: Arc<HashList>,
-    target: Arc<Target>,
-    progress: &'a Progress,
-    cancel: &'a Cancel,
-}
-
-impl Run<'_> {
-    /// Fetches and writes all; answers the bytes fetched and written.
-    async fn all(&mut self, fetches: Vec<Fetch>) -> Result<(u64, u64), BackupError> {
-        let mut tasks: JoinSet<Result<(u64, u64), BackupError>> = JoinSet::new();
-        let (mut fetched, mut written) = (0, 0);
-        let mut failed = None;
-        let mut waiting = fetches.into_iter();
-        loop {
-            while failed.is_none() && tasks.len() < FETCHES {
-                let Some(fetch) = waiting.next() else { break };
-                match self.cancel.check() {
-                    Err(e) => failed = Some(e),
-                    Ok(()) => drop(tasks.spawn(self.one(fetch))),
-                }
-            }
-            // After a failure too, to the last one: nobody may write to a target that is given up.
-            let Some(ended) = tasks.join_next().await else { break };
-            match ended.context(super::error::WorkerSnafu).and_then(|done| done) {
-                Ok((got, put)) => (fetched, written) = (fetched + got, written + put),
-                Err(e) => failed = failed.or(Some(e)),
-            }
-        }
-        match failed {
-            None => Ok((fetched, written)),
-            Some(e) if self.target.is_in_place() => {
-                tracing::warn!("the target was being overwritten: it now holds parts of the backup only");
-                Err(e)
-            }
-            Some(e) => Err(e),
-        }
-    }
-
-    fn one(&self, fetch: Fetch) -> impl Future<Output = Result<(u64, u64), BackupError>> + Send + 'static {
-        let store = Arc::clone(&self.engine.store);
-        let (hashes, target) = (Arc::clone(&self.hashes), Arc::clone(&self.target));
-        let progress = self.progress.clone();
-        async move {
-            let stored = store.get(&fetch.extent.key, fetch.extent.length).await?;
-            let got = stored.len() as u64;
-            progress.add_transferred(got);
-            let write = move || {
-                let data = verify(&fetch, &stored, &hashes)?;
-                let mut written = 0;
-                for part in &fetch.parts {
-                    let from = (part.start - fetch.extent.offset) as usize;
-                    let to = (part.end - fetch.extent.offset) as usize;
-                    written += target.write_at(&data[from..to], part.start)?;
-                    progress.add_done(part.end - part.start);
-                }
-                Ok((got, written))
-            };
-            blocking(write).await
-        }
-    }
-}
-
-/// Unpacks a chunk and checks all of it, before any of it is used.
-fn verify(fetch: &Fetch, stored: &[u8], hashes: &HashList) -> Result<Vec<u8>, BackupError> {
-    let Extent { key, offset, length, compression, md5 } = &fetch.extent;
-    let damaged = |reason: String| DamagedSnafu { key, reason };
-    let data = match compression.decompress(stored, *length) {
-        Ok(data) => data,
-        Err(e) => return damaged(e.to_string()).fail(),
-    };
-    ensure!(md5_hex(&data) == *md5, damaged("its md5 is not the manifest's".to_owned()));
-    for part in &fetch.parts {
-        let bytes = &data[(part.start - offset) as usize..(part.end - offset) as usize];
-        let first = part.start / hashes.block;
-        for (block, expected) in bytes.chunks(hashes.block as usize).zip(&hashes.digests[first as usize..]) {
-            ensure!(digest_of(block) == *expected, damaged("its SHA-256 is not the hash file's".to_owned()));
-        }
-    }
-    Ok(data)
 }

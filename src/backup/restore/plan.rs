@@ -1,16 +1,18 @@
 //! Folds a chain into one plan: each byte of the volume from the newest backup that stores it.
 
-use crate::backup::catalog::Chain;
+use crate::backup::catalog::{BackupSet, Chain};
 use crate::backup::error::{BackupError, BadChainSnafu};
-use crate::backup::format::{Extent, HashList};
+use crate::backup::format::{Extent, Manifest};
 use snafu::ensure;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 /// One object to fetch, once, and the parts of the volume that are taken from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Fetch {
     pub extent: Extent,
+    /// Its bytes in the repository; `None` when it is not there.
+    pub stored: Option<u64>,
     /// Of the volume; ascending, disjoint, whole hash blocks.
     pub parts: Vec<Range<u64>>,
 }
@@ -19,47 +21,67 @@ pub(super) struct Fetch {
 #[derive(Debug)]
 pub(super) struct Plan {
     pub size: u64,
+    /// By where in the volume each begins.
     pub fetches: Vec<Fetch>,
 }
 
-/// Makes the plan; every byte below the volume's end comes from exactly one object.
-pub(super) fn fold(chain: &Chain, hashes: &HashList) -> Result<Plan, BackupError> {
+/// Makes the plan; every byte of `wanted` (all below the volume's end, when `None`) comes from exactly one
+/// object. What is wanted grows to whole blocks of `block` bytes, for a hash is of a whole one.
+pub(super) fn fold(chain: Chain, block: u64, wanted: Option<Range<u64>>) -> Result<Plan, BackupError> {
     let backup = chain.newest().prefix.backup();
     let size = chain.size();
     let broken = |reason: String| BadChainSnafu { backup, reason };
-    let reason = format!("its {} hashes do not fit {size} bytes", hashes.digests.len());
-    ensure!(hashes.fits(size), broken(reason));
+    let wanted = match wanted {
+        None => 0..size,
+        Some(range) => range.start / block * block..range.end.div_ceil(block).saturating_mul(block).min(size),
+    };
     let mut covered = Covered::default();
     let mut fetches = Vec::new();
-    for (_, manifest) in &chain.links {
-        for extent in &manifest.extents {
-            let parts = covered.add(extent.offset..extent.end());
-            // What is written has been compared with a hash, and a hash is of a whole block.
-            let whole = |at: u64| at.is_multiple_of(hashes.block) || at == size;
+    for (set, manifest) in chain.links {
+        let mut stored = stored_sizes(set, &manifest);
+        for extent in manifest.extents {
+            let within = extent.offset.max(wanted.start)..extent.end().min(wanted.end);
+            if within.is_empty() {
+                continue;
+            }
+            let parts = covered.add(within);
+            let whole = |at: u64| at.is_multiple_of(block) || at == size;
             let cut = parts.iter().find(|part| !whole(part.start) || !whole(part.end));
             if let Some(part) = cut {
                 let reason = format!("{} splits a hash block at {}..{}", extent.key, part.start, part.end);
                 return broken(reason).fail();
             }
             if !parts.is_empty() {
-                fetches.push(Fetch { extent: extent.clone(), parts });
+                fetches.push(Fetch { stored: stored.remove(&extent.key), extent, parts });
             }
         }
     }
-    if let Some(gap) = covered.gaps(0..size).first() {
-        return broken(format!("no backup stores the bytes {}..{}", gap.start, gap.end)).fail();
-    }
-    // In the order of the volume: a target is written from front to back.
-    fetches.sort_by_key(|fetch| fetch.parts[0].start);
+    let gap = covered.gaps(wanted).into_iter().next();
+    let reason = gap.map(|gap| format!("no backup stores the bytes {}..{}", gap.start, gap.end));
+    ensure!(reason.is_none(), broken(reason.unwrap_or_default()));
+    // A target is written, and the hashes are read, from front to back.
+    fetches.sort_unstable_by_key(|fetch| fetch.parts[0].start);
     Ok(Plan { size, fetches })
+}
+
+/// The chunks that are there; without those that have more bytes than anything that was ever put there.
+fn stored_sizes(set: BackupSet, manifest: &Manifest) -> HashMap<String, u64> {
+    let mut sizes: HashMap<String, u64> = set.objects.into_iter().map(|o| (o.key, o.size)).collect();
+    for extent in &manifest.extents {
+        if sizes.get(&extent.key).is_some_and(|size| *size > extent.length) {
+            sizes.remove(&extent.key);
+        }
+    }
+    sizes
 }
 
 /// Disjoint ranges that do not touch: start → end.
 #[derive(Default)]
-struct Covered(BTreeMap<u64, u64>);
+pub(in crate::backup) struct Covered(BTreeMap<u64, u64>);
 
 impl Covered {
-    fn gaps(&self, range: Range<u64>) -> Vec<Range<u64>> {
+    /// What of `range` is not covered: ascending.
+    pub fn gaps(&self, range: Range<u64>) -> Vec<Range<u64>> {
         let mut gaps = Vec::new();
         let mut at = match self.0.range(..=range.start).next_back() {
             Some((_, &end)) => range.start.max(end),
@@ -77,8 +99,9 @@ impl Covered {
         gaps
     }
 
-    /// Covers `range`; answers what of it was not covered before.
-    fn add(&mut self, range: Range<u64>) -> Vec<Range<u64>> {
+    /// Covers `range`; answers what of it was not covered before. What it swallows is one range afterwards, so a
+    /// chain costs no more than its extents do, however deep it is.
+    pub fn add(&mut self, range: Range<u64>) -> Vec<Range<u64>> {
         let gaps = self.gaps(range.clone());
         let Range { mut start, mut end } = range;
         if let Some((&before, &until)) =
@@ -96,28 +119,5 @@ impl Covered {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        /// B11: newest wins, each byte once: the same as painting byte by byte.
-        #[test]
-        fn covering_is_painting(ranges in prop::collection::vec((0u64..200, 1u64..60), 1..30)) {
-            let mut covered = Covered::default();
-            let mut painted = vec![false; 300];
-            for (start, length) in ranges {
-                let mut fresh = vec![false; 300];
-                for gap in covered.add(start..start + length) {
-                    prop_assert!(gap.start < gap.end);
-                    fresh[gap.start as usize..gap.end as usize].fill(true);
-                }
-                for at in 0..300u64 {
-                    let expected = (start..start + length).contains(&at) && !painted[at as usize];
-                    prop_assert_eq!(fresh[at as usize], expected, "at {}", at);
-                    painted[at as usize] |= fresh[at as usize];
-                }
-            }
-        }
-    }
-}
+#[path = "plan_tests.rs"]
+mod tests;

@@ -1,8 +1,8 @@
 //! Where a restore writes to. A new file has a name of its own until it is whole.
 
 use super::guard::{self, TargetKind};
+use super::zeros::{Written, make_zero, runs};
 use crate::backup::error::{BackupError, LockTargetSnafu, TargetSnafu, UnsafeTargetSnafu};
-use crate::backup::window::is_zero;
 use crate::host::fsio::rename_new;
 use crate::image::Format;
 use crate::image::lock::ImageLock;
@@ -13,12 +13,17 @@ use rustix::fs::OFlags;
 use snafu::{ResultExt, ensure};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
-/// Zeros are left out of new files in steps of this size: qcow2's cluster.
-const HOLE: usize = 64 * 1024;
+/// Zeros are told from data in steps of this size: fine enough for the holes of a volume, coarse enough for few writes.
+const RAW_GRAIN: u64 = 16 << 10;
+/// qcow2's cluster: whatever is written to it, all of it is stored.
+const QCOW2_GRAIN: u64 = 64 << 10;
+/// Fewer zeros of an existing target are written like data: a hole costs a transaction of its filesystem.
+const WORTH_A_HOLE: u64 = 128 << 10;
 
 /// An open target. Written from several threads; dropped before `finish`, a new file disappears.
 pub(super) struct Target {
@@ -37,8 +42,15 @@ enum Output {
 }
 
 impl Target {
-    /// Opens the target of a restore of `size` bytes. Nothing of an existing one is changed yet.
-    pub fn open(target: &Path, format: Format, in_place: bool, size: u64) -> Result<Self, BackupError> {
+    /// Opens the target of a restore of `size` bytes, or of a part of them that ends at `end`. Nothing of an
+    /// existing one is changed yet.
+    pub fn open(
+        target: &Path,
+        format: Format,
+        in_place: bool,
+        size: u64,
+        end: Option<u64>,
+    ) -> Result<Self, BackupError> {
         let (path, kind) = guard::check(target, in_place)?;
         let reason = "a block device takes raw bytes only, not --to-format qcow2";
         let device = kind == TargetKind::BlockDevice;
@@ -48,9 +60,11 @@ impl Target {
             _ => None,
         };
         if kind != TargetKind::New && format == Format::Raw {
-            let file = open_existing(&path, device, size)?;
+            let file = open_existing(&path, device, end.unwrap_or(size))?;
             return Ok(Target { path, kind, staged: None, output: Output::Raw(file), _lock: lock });
         }
+        let reason = "only a part of it was asked for, and a qcow2 file is replaced as a whole: restore into a new one";
+        ensure!(kind == TargetKind::New || end.is_none(), UnsafeTargetSnafu { path: target, reason });
         // A qcow2 in place is replaced as a whole: its old clusters are worth nothing.
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let staged = guard::folder(&path)?.join(format!(".{name}.restore-{}", Uuid::new_v4()));
@@ -67,36 +81,39 @@ impl Target {
         Ok(Target { path, kind, staged: Some(staged), output, _lock: lock })
     }
 
-    /// Writes bytes; zeros are written only where the target may hold something else.
-    pub fn write_at(&self, data: &[u8], offset: u64) -> Result<u64, BackupError> {
+    /// Writes bytes. Zeros of a new file are left out, those of an existing one are punched where they are many.
+    pub fn write_at(&self, data: &[u8], offset: u64) -> Result<Written, BackupError> {
         let failed = TargetSnafu { operation: "writing to", path: &self.path };
-        if self.staged.is_none() {
-            self.put(data, offset).context(failed)?;
-            return Ok(data.len() as u64);
-        }
-        let mut written = 0;
-        // Neighbouring steps that hold data are one write.
-        let mut run = 0..0;
-        for start in (0..data.len()).step_by(HOLE) {
-            let end = data.len().min(start + HOLE);
-            if is_zero(&data[start..end]) {
-                continue;
+        let mut written = Written::default();
+        for (run, zeros) in runs(data, offset, self.grain()) {
+            let bytes = (run.end - run.start) as u64;
+            let at = offset + run.start as u64;
+            if zeros && (self.staged.is_some() || bytes >= WORTH_A_HOLE) {
+                written.zeros += self.zero(at..at + bytes)?;
+            } else {
+                self.put(&data[run], at).context(failed)?;
+                written.data += bytes;
             }
-            if run.end != start {
-                self.put(&data[run.clone()], offset + run.start as u64).context(failed)?;
-                run.start = start;
-            }
-            run.end = end;
-            written += (end - start) as u64;
         }
-        self.put(&data[run.clone()], offset + run.start as u64).context(failed)?;
         Ok(written)
     }
 
-    fn put(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        if data.is_empty() {
-            return Ok(());
+    /// Makes a range zeros. Answers how many bytes had to be touched for it: none of a new file.
+    pub fn zero(&self, range: Range<u64>) -> Result<u64, BackupError> {
+        let (None, Output::Raw(file)) = (&self.staged, &self.output) else { return Ok(0) };
+        let failed = TargetSnafu { operation: "zeroing a part of", path: &self.path };
+        make_zero(file, range.clone()).context(failed)?;
+        Ok(range.end - range.start)
+    }
+
+    fn grain(&self) -> u64 {
+        match self.output {
+            Output::Raw(_) => RAW_GRAIN,
+            Output::Qcow2(_) => QCOW2_GRAIN,
         }
+    }
+
+    fn put(&self, data: &[u8], offset: u64) -> io::Result<()> {
         match &self.output {
             Output::Raw(file) => file.write_all_at(data, offset),
             Output::Qcow2(image) => image.write(data, offset),

@@ -33,10 +33,9 @@ pub(super) async fn run(args: &RestoreArgs) -> Result<RestoreReport, Failure> {
     let engine = args.repository.engine()?;
     let cancel = cancel_on_signals()?;
     let options = RestoreOptions {
-        backup: args.backup.id,
-        to: args.to.clone(),
         format: args.to_format,
         in_place: args.in_place,
+        ..RestoreOptions::new(args.backup.id, &args.to)
     };
     let progress = Progress::default();
     Ok(with_bar(&progress, engine.restore(&options, &progress, &cancel)).await?)
