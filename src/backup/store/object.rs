@@ -1,8 +1,8 @@
 //! S3 (and memory, for tests) through `object_store`: signing, retries with backoff, listing pages.
 
 use super::{
-    BackendSnafu, Exclusive, ExistsSnafu, MissingSnafu, NoRepositorySnafu, ObjectInfo, ObjectWriter, SettingsSnafu, Store,
-    StoreError, TooLargeSnafu, check_key, probe,
+    BackendSnafu, Exclusive, ExistsSnafu, MissingSnafu, NoRepositorySnafu, ObjectInfo, ObjectWriter,
+    SettingsSnafu, Store, StoreError, TooLargeSnafu, check_key, probe,
 };
 use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
