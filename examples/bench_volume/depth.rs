@@ -1,7 +1,8 @@
 //! What the depth of a chain costs: opening it, memory, and the latency of a read.
 //!
 //! The worst case on purpose: every layer has written something everywhere, so that each has all of its tables, and
-//! the data that is read lies in the lowest one. A read then asks every layer.
+//! the data that is read lies in the lowest one. A read then asks every layer: the first one of a place fetches a
+//! piece of a table for each, later ones find them in the caches.
 
 use crate::report::{Report, median, ms, quantile};
 use crate::world::{World, setting};
@@ -28,8 +29,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 const SIZE: u64 = 16 << 30;
 /// What one table of 64 KiB describes: every layer has one cluster in each such part.
 const PART: u64 = 512 << 20;
-/// The lowest layer has 1 MiB of data at the beginning of each such stretch.
-const STRETCH: u64 = 64 << 20;
+/// Of it, at the beginning, the lowest layer's data.
 const DATA: u64 = 1 << 20;
 const CLUSTER: u64 = 64 << 10;
 
@@ -38,6 +38,8 @@ struct Row {
     open: Duration,
     /// In MiB: just opened, after reads, after reads and writes.
     memory: [f64; 3],
+    /// The first read of each part.
+    first: Vec<Duration>,
     idle: Vec<Duration>,
     loaded: Vec<Duration>,
 }
@@ -54,7 +56,8 @@ pub fn run(world: &World, report: &mut Report) -> Result<()> {
         "memory just opened (MiB)",
         "after reads",
         "after reads and writes",
-        "4k read, idle: median (ms)",
+        "first 4k read of a place: median (ms)",
+        "later ones: median",
         "p99",
         "under load: median",
         "p99",
@@ -69,6 +72,7 @@ pub fn run(world: &World, report: &mut Report) -> Result<()> {
 fn cells(row: &Row) -> Vec<String> {
     let mut cells = vec![row.depth.to_string(), ms(row.open)];
     cells.extend(row.memory.iter().map(|memory| format!("{memory:.0}")));
+    cells.push(format!("{:.2}", median(&row.first).as_secs_f64() * 1e3));
     for times in [&row.idle, &row.loaded] {
         cells.extend(
             [median(times), quantile(times, 99)].map(|time| format!("{:.2}", time.as_secs_f64() * 1e3)),
@@ -123,8 +127,8 @@ fn layer(world: &World, folder: &Path, number: usize, below: Option<&PathBuf>) -
         command.args(["-c", &format!("write -q -P 17 {} {CLUSTER}", offset(part))]);
     }
     if below.is_none() {
-        for stretch in 0..SIZE / STRETCH {
-            command.args(["-c", &format!("write -q -P 34 {} {DATA}", stretch * STRETCH)]);
+        for part in 0..SIZE / PART {
+            command.args(["-c", &format!("write -q -P 34 {} {DATA}", part * PART)]);
         }
     }
     let output = command.output().context("qemu-io cannot be started")?;
@@ -146,20 +150,19 @@ fn measure(
     drop(client);
     let device = backend.attach(daemon, &node, work_dir, Access { readonly: false })?.path;
     let opened = resident(daemon)?;
-    // Once over everything, so that what is measured is not the first touch of each table.
-    read(&device, Duration::from_secs(1))?;
-    let idle = read(&device, time)?;
+    let first = read(&device, until_all_seen)?;
+    let idle = read(&device, for_time(time))?;
     let after_reads = resident(daemon)?;
     let stop = AtomicBool::new(false);
     let loaded = std::thread::scope(|scope| {
         let writer = scope.spawn(|| write(&device, &stop));
-        let loaded = read(&device, time);
+        let loaded = read(&device, for_time(time));
         stop.store(true, Ordering::Relaxed);
         writer.join().expect("the writer does not panic")?;
         loaded
     })?;
     let memory = [opened, after_reads, resident(daemon)?];
-    Ok(Row { depth: chain.len(), open, memory, idle, loaded })
+    Ok(Row { depth: chain.len(), open, memory, first, idle, loaded })
 }
 
 /// In MiB.
@@ -175,11 +178,11 @@ fn open(device: &Path) -> Result<File> {
 
 /// Blocks of the data in scattered order.
 fn offsets() -> impl Iterator<Item = u64> {
-    let blocks = SIZE / STRETCH * (DATA / 4096);
+    let blocks = SIZE / PART * (DATA / 4096);
     // 7919 is a prime and divides no power of two.
     (0u64..).map(move |number| number * 7919 % blocks).map(|block| {
-        let (stretch, inside) = (block % (SIZE / STRETCH), block / (SIZE / STRETCH));
-        stretch * STRETCH + inside * 4096
+        let (part, inside) = (block % (SIZE / PART), block / (SIZE / PART));
+        part * PART + inside * 4096
     })
 }
 
@@ -189,16 +192,26 @@ fn aligned() -> (Vec<u8>, usize) {
     (memory, start)
 }
 
-fn read(device: &Path, time: Duration) -> Result<Vec<Duration>> {
+/// Whether there are enough of them.
+fn for_time(time: Duration) -> impl Fn(&[Duration]) -> bool {
+    let begun = Instant::now();
+    move |_| begun.elapsed() > time
+}
+
+fn until_all_seen(times: &[Duration]) -> bool {
+    times.len() as u64 == SIZE / PART
+}
+
+fn read(device: &Path, enough: impl Fn(&[Duration]) -> bool) -> Result<Vec<Duration>> {
     let file = open(device)?;
     let (mut memory, start) = aligned();
-    let (mut times, begun) = (Vec::new(), Instant::now());
+    let mut times = Vec::new();
     for offset in offsets() {
         let at = Instant::now();
         file.read_exact_at(&mut memory[start..start + 4096], offset)?;
         times.push(at.elapsed());
         ensure!(memory[start..start + 4096].iter().all(|byte| *byte == 34), "wrong data at {offset}");
-        if begun.elapsed() > time {
+        if enough(&times) {
             break;
         }
     }

@@ -4,7 +4,7 @@
 //! changed, and a look at it (one round trip) takes the place of opening, reading and closing it (three).
 
 use super::error::Error;
-use super::id::VolumeId;
+use super::id::{NodeId, VolumeId};
 use super::record::State;
 use super::references::list_ids;
 use super::store::lost_share;
@@ -75,6 +75,12 @@ impl Index {
         true
     }
 
+    /// What was just written about a volume that is ready.
+    pub(super) fn note(&self, id: VolumeId, view: VolumeView) {
+        let (state, capacity) = (State::Ready, view.capacity);
+        self.known().volumes.insert(id, Entry { stamp: None, state, capacity, view: Some(view) });
+    }
+
     /// A volume that was just deleted counts no longer.
     pub(super) fn forget(&self, id: VolumeId) {
         self.known().volumes.remove(&id);
@@ -127,6 +133,21 @@ impl Volumes {
 
     /// The sum of the capacities of all volumes, those that are being made included; some seconds old.
     pub(super) fn provisioned(&self) -> Result<u64, Error> {
+        self.count()?;
+        Ok(sum(self.index.known().volumes.values()))
+    }
+
+    /// How many volumes other than that one are published to a node; some seconds old but for what was published here.
+    pub(super) fn given_to(&self, node: &NodeId, but: VolumeId) -> Result<usize, Error> {
+        self.count()?;
+        let known = self.index.known();
+        let given = |view: &VolumeView| view.nodes.contains(node);
+        let others = known.volumes.iter().filter(|(id, _)| **id != but);
+        Ok(others.filter(|(_, entry)| entry.view.as_ref().is_some_and(given)).count())
+    }
+
+    /// Looks at every record that has changed, unless that was done some seconds ago.
+    fn count(&self) -> Result<(), Error> {
         let counted = self.index.known().counted;
         if counted.is_none_or(|counted| counted.elapsed() > SUM_AGE) {
             let ids: Vec<VolumeId> = list_ids(&self.layout.volumes())?;
@@ -141,7 +162,7 @@ impl Volumes {
             known.volumes.retain(|id, _| ids.binary_search(id).is_ok());
             known.counted = Some(Instant::now());
         }
-        Ok(sum(self.index.known().volumes.values()))
+        Ok(())
     }
 
     /// What a record says, read again only if its file is another one than last time.

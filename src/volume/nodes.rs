@@ -39,6 +39,9 @@ pub struct NodeRecord {
     /// The machine's own name, for people.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub host: String,
+    /// How many volumes it takes; None: it has not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_volumes: Option<usize>,
 }
 
 impl NodeRecord {
@@ -56,6 +59,7 @@ impl NodeRecord {
             home: none(),
             boot: none(),
             host: none(),
+            max_volumes: None,
         }
     }
 

@@ -4,6 +4,7 @@ use super::agents::AgentError;
 use super::cut::is_held;
 use super::error::*;
 use super::id::{NodeId, VolumeId};
+use super::nodes::NodeRecord;
 use super::record::{Attachment, Role, State};
 use super::store::Locked;
 use super::view::VolumeView;
@@ -48,7 +49,7 @@ impl Volumes {
     pub fn publish(&self, volume: VolumeId, node: &NodeId, purpose: Purpose) -> Result<(), Error> {
         let mut locked = self.lock(volume)?;
         ensure!(locked.record.state != State::Deleted, VolumeNotFoundSnafu { volume });
-        self.node(node)?;
+        let registered = self.node(node)?;
         ensure!(
             locked.record.state == State::Ready,
             PreconditionSnafu { volume, reason: format!("it is {:?}, not ready", locked.record.state) }
@@ -65,6 +66,7 @@ impl Volumes {
             ensure!(mine.role == role, IncompatibleSnafu { volume, reason });
             return Ok(());
         }
+        self.ensure_place(&registered, volume)?;
         let attachment = Attachment {
             node: node.clone(),
             published_at: Timestamp::now(),
@@ -73,7 +75,22 @@ impl Volumes {
             reads: None,
         };
         locked.record.attachments.push(attachment);
-        locked.commit()
+        locked.commit()?;
+        self.index.note(volume, self.view(&locked.record));
+        Ok(())
+    }
+
+    /// Counts what this share gives to the node. A node that has volumes of several shares, or gets two at once, holds its
+    /// limit itself when it stages.
+    fn ensure_place(&self, node: &NodeRecord, volume: VolumeId) -> Result<(), Error> {
+        let Some(limit) = node.max_volumes else { return Ok(()) };
+        if self.given_to(&node.node, volume)? >= limit {
+            // Some may have been taken from it since they were counted.
+            self.index.count_anew();
+            let given = self.given_to(&node.node, volume)?;
+            ensure!(given < limit, NodeFullSnafu { node: node.node.clone(), limit });
+        }
+        Ok(())
     }
 
     /// Takes a volume from a node (or from whichever has it), once its image is closed there. Not

@@ -45,6 +45,12 @@ impl Registrar {
         Ok(Registrar { own, shares: Mutex::default(), silent_after: SILENT_AFTER })
     }
 
+    /// Of a node that takes so many volumes.
+    pub fn with_limit(mut self, max_volumes: usize) -> Self {
+        self.own.max_volumes = Some(max_volumes);
+        self
+    }
+
     fn standing(&self) -> MutexGuard<'_, HashMap<ShareKey, Standing>> {
         // Whole values only.
         self.shares.lock().unwrap_or_else(PoisonError::into_inner)

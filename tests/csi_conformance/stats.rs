@@ -113,7 +113,8 @@ async fn a_node_takes_no_more_volumes_than_it_says() {
     let second = driver.create(create_request("second")).await.unwrap().volume_id;
     let (staging, other) = (driver.path("first"), driver.path("second"));
     driver.publish_to(&first, NODE).await.unwrap();
-    driver.publish_to(&second, NODE).await.unwrap();
+    refused(driver.publish_to(&second, NODE).await, Code::ResourceExhausted, "--max-volumes");
+    driver.publish_uncounted(&second, NODE).await.unwrap();
     driver.stage(&first, &staging, block()).await.unwrap();
     driver.stage(&first, &staging, block()).await.unwrap();
     refused(driver.stage(&second, &other, block()).await, Code::ResourceExhausted, "--max-volumes");

@@ -79,7 +79,7 @@ impl NodeArgs {
             let agent_server = tokio::spawn(serve(agent_router, agent, async move {
                 let _ = told.wait_for(|stop| *stop).await;
             }));
-            let registrar = Arc::new(Registrar::new(node, address, &self.dir)?);
+            let registrar = Arc::new(Registrar::new(node, address, &self.dir)?.with_limit(max_volumes));
             let beating = Arc::clone(&registrar);
             look_after(Arc::clone(&shares), self.shares.file(), move |volumes| {
                 if let Err(error) = beating.beat(&volumes, agent_answers) {

@@ -31,11 +31,13 @@ impl Driver {
         self.controller().controller_unpublish_volume(request).await.map(drop)
     }
 
-    /// Another node of this share, which runs nowhere.
-    fn register(&self, node: &str) {
+    /// Another node of this share, which runs nowhere and takes so many volumes.
+    fn register(&self, node: &str, max_volumes: u64) {
         let nodes = self.share_root().join("nodes");
         let here = std::fs::read_to_string(nodes.join(format!("{NODE}.json"))).unwrap();
-        std::fs::write(nodes.join(format!("{node}.json")), here.replace(NODE, node)).unwrap();
+        let mut record: serde_json::Value = serde_json::from_str(&here.replace(NODE, node)).unwrap();
+        record["max_volumes"] = max_volumes.into();
+        std::fs::write(nodes.join(format!("{node}.json")), record.to_string()).unwrap();
     }
 }
 
@@ -63,7 +65,7 @@ async fn attaching_gets_the_documented_codes() {
     drop(locked);
     driver.attach(&id, NODE, writer()).await.unwrap();
     rows.hold(it, "already", driver.attach(&id, NODE, writer()).await);
-    driver.register("other-node");
+    driver.register("other-node", 8);
     let second = driver.attach(&id, "other-node", writer()).await;
     assert!(second.as_ref().is_err_and(|status| status.message().contains(NODE)), "{second:?}");
     rows.hold(it, "another node has it", second);
@@ -90,5 +92,18 @@ async fn attaching_gets_the_documented_codes() {
     }
     driver.attach(&id, "other-node", reader()).await.expect("many may read it");
     driver.detach(&id, "").await.unwrap();
+
+    driver.register("small-node", 1);
+    let second = driver.create(create_request("second")).await.unwrap().volume_id;
+    driver.attach(&id, "small-node", writer()).await.unwrap();
+    driver.attach(&id, "small-node", writer()).await.expect("it is counted once");
+    let full = driver.attach(&second, "small-node", writer()).await;
+    assert!(full.as_ref().is_err_and(|status| status.message().contains("--max-volumes")), "{full:?}");
+    rows.hold(it, "as many volumes", full);
+    driver.attach(&second, "other-node", writer()).await.expect("another node has the room");
+    driver.detach(&second, "").await.unwrap();
+    driver.detach(&id, "").await.unwrap();
+    driver.attach(&second, "small-node", writer()).await.expect("its place is free");
+    driver.detach(&second, "").await.unwrap();
     rows.complete();
 }
