@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 use strata::host::loopdev::{KernelLoops, LoopDevices, LoopOptions};
 
-/// Both sides and their three replicas take six times as much of the disk.
+/// What of each side is written and read; two sides and three replicas take six times as much of the disk.
 const SIZE: u64 = 256 << 20;
 
 struct Job {
@@ -95,6 +95,8 @@ fn fio(world: &World, device: &Path, job: &Job, seconds: Option<u32>) -> Result<
         "--output-format=json",
     ]);
     command.arg(format!("--filename={}", device.display()));
+    // A volume is larger: it has 1 GiB at least.
+    command.arg(format!("--size={SIZE}"));
     command.args([
         format!("--rw={}", job.rw),
         format!("--bs={}", job.block),

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 const BLOCK: usize = 4096;
 /// The file is written over and over.
-const FILE: u64 = 64 << 20;
+const FILE: u64 = 16 << 20;
 /// A buffered writer syncs after so many writes, and writes no faster than one block each so long: 20 MB/s.
 const SYNC_EVERY: u64 = 256;
 const BUFFERED_PACE: Duration = Duration::from_micros(200);
