@@ -9,7 +9,8 @@ use uuid::Uuid;
 pub struct DataPoint {
     /// Of the volume's record: ids come from names, and names are used again.
     pub incarnation: Uuid,
-    /// The snapshot's id.
+    /// Names the state that the snapshot holds: the id of the layer that froze it. A snapshot's own id comes from its
+    /// name, which may be used again within the life of a volume, for another state.
     pub snapshot: Uuid,
 }
 

@@ -1,5 +1,6 @@
 //! A look at a volume that changes nothing: its chain, and whether record, files and headers agree (G10).
 
+use super::delta::Kept;
 use super::error::Error;
 use super::id::{LayerId, SnapshotId, VolumeId};
 use super::inspect_images::ImageReport;
@@ -151,6 +152,14 @@ impl Volumes {
             let name = entry.file_name().to_string_lossy().into_owned();
             if name.starts_with("volume-") && !record.uses_file(&name) {
                 report.problems.push(format!("{name} is an image that the record does not know"));
+            }
+        }
+        for layer in list_ids(&self.layout.deltas(record.id))? {
+            if let Kept::Damaged(reason) = self.delta(record.id, layer)? {
+                report.problems.push(format!(
+                    "deltas/{layer} is damaged: {reason}; backups on what is before it read everything; `strata volume \
+                     check --repair` removes it"
+                ));
             }
         }
         report.pending.extend(record.intent.iter().map(|_| "a cut is to be finished".to_owned()));

@@ -1,6 +1,6 @@
 //! Where things are on a share.
 
-use super::id::{NodeId, SnapshotId, VolumeId};
+use super::id::{LayerId, NodeId, SnapshotId, VolumeId};
 use std::path::{Path, PathBuf};
 
 /// Paths below a share's root. Built from parsed ids alone.
@@ -53,6 +53,16 @@ impl Layout {
     /// Images that no record knew, moved there by a repair.
     pub fn lost(&self, id: VolumeId) -> PathBuf {
         self.volume(id).join("lost+found")
+    }
+
+    /// What changed from one state of the volume to the next.
+    pub fn deltas(&self, id: VolumeId) -> PathBuf {
+        self.volume(id).join("deltas")
+    }
+
+    /// What changed up to the state that a layer holds, or held before it was merged away.
+    pub fn delta(&self, id: VolumeId, layer: LayerId) -> PathBuf {
+        self.deltas(id).join(layer.to_string())
     }
 
     /// What the background does with it: a hint.

@@ -93,12 +93,17 @@ pub(super) struct Begun {
 
 impl Locked<'_> {
     /// Chooses what to merge and journals it. Under the graph lock, so that a layer that goes has no reference and
-    /// gets none. None if there is nothing to merge, or if it must wait.
-    pub(super) fn begin_merge(&mut self) -> Result<Option<Begun>, Error> {
+    /// gets none. None if there is nothing to merge, or if it must wait. `seen`: the layers whose deltas were made, as far
+    /// as they can be; others were frozen since.
+    pub(super) fn begin_merge(&mut self, seen: &HashSet<LayerId>) -> Result<Option<Begun>, Error> {
         let outside = self.volumes.outside_references(self.id())?;
         let mut held = None;
         for pair in candidates(&self.record, &outside) {
             if self.is_pinned(pair.lower) || self.is_pinned(pair.upper) {
+                continue;
+            }
+            if !seen.contains(&pair.lower) || !seen.contains(&pair.upper) {
+                held = Some(self.before_deltas());
                 continue;
             }
             match self.ensure_free(pair) {
@@ -119,6 +124,7 @@ impl Locked<'_> {
         if let Some(Flattening { upper, lower, chain }) = self.flattening()? {
             let pair = Pair { lower, upper, above: None };
             match self.ensure_free(pair) {
+                _ if !seen.contains(&upper) => held = Some(self.before_deltas()),
                 Err(error @ Error::Pending { .. }) => held = Some(error),
                 free => {
                     free?;
@@ -127,6 +133,11 @@ impl Locked<'_> {
             }
         }
         held.map_or(Ok(None), Err)
+    }
+
+    fn before_deltas(&self) -> Error {
+        let doing = "what changed up to its newest layer is yet to be recorded".to_owned();
+        Error::Pending { volume: self.id(), doing }
     }
 
     fn begin(&mut self, pair: Pair, direction: Direction, chain: Vec<Link>) -> Result<Begun, Error> {

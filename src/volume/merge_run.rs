@@ -71,21 +71,24 @@ impl Volumes {
         };
         // Before the graph lock, which no node that does not answer may keep from others: what was begun is
         // finished, a merge of a process that died is stopped, and a clone gets the layer to be copied into.
-        match self.lock(volume) {
+        let record = match self.lock(volume) {
             Err(Error::VolumeNotFound { .. }) => return Ok(false),
             locked => {
                 let mut locked = locked?;
                 locked.stop_merge()?;
                 locked.prepare_flattening()?;
+                locked.record.clone()
             }
-        }
+        };
+        // Without a lock, for the map of a large layer takes its time; and while we have the turn no merge begins.
+        let seen = self.record_deltas(&record)?;
         let graph = self.graph(Mode::Exclusive, volume)?;
         let mut locked = match self.lock(volume) {
             Err(Error::VolumeNotFound { .. }) => return Ok(false),
             locked => locked?,
         };
         locked.stop_merge()?;
-        let Some(begun) = locked.begin_merge()? else { return Ok(false) };
+        let Some(begun) = locked.begin_merge(&seen)? else { return Ok(false) };
         drop(graph);
         self.verify(&begun.chain)?;
         drop(locked);
@@ -95,6 +98,10 @@ impl Volumes {
         match &done {
             Err(error) if !is_stopped(error) => self.note_failure(volume, &begun.merge, error),
             _ => self.note_nothing(volume),
+        }
+        if matches!(done, Ok(true)) {
+            // There is a tombstone more.
+            self.prune_deltas(volume)?;
         }
         done
     }

@@ -10,6 +10,10 @@ mod agents;
 mod background;
 mod chain;
 mod cut;
+mod delta;
+mod delta_file;
+mod delta_prune;
+mod delta_since;
 mod error;
 mod examine;
 mod expand;
@@ -65,6 +69,7 @@ pub use agents::{
     MergeWork, OpenImage,
 };
 pub use background::Background;
+pub use delta_since::{DeltaDetail, Since, StateId};
 pub use error::Error;
 pub use examine::Examined;
 pub use health::{Health, Reason};

@@ -31,6 +31,9 @@ pub struct Pinned {
     pub volume: VolumeView,
     /// The snapshot, if the state has a name.
     pub snapshot: Option<SnapshotView>,
+    /// The layers of the chain.
+    pub(super) links: Vec<Link>,
+    pub(super) volumes: Volumes,
     lease: Arc<Lease>,
     stop: Option<Sender<()>>,
     keeper: Option<JoinHandle<()>>,
@@ -123,6 +126,8 @@ impl Volumes {
             size,
             volume,
             snapshot,
+            links: Vec::new(),
+            volumes: self.clone(),
             lease,
             stop: Some(stop),
             keeper: Some(keeper),
@@ -141,6 +146,7 @@ impl Volumes {
         let chain = self.chain(&locked.record, top.layer)?;
         self.verify(&chain)?;
         pinned.chain = images(&chain);
+        pinned.links = chain;
         Ok(pinned)
     }
 

@@ -13,6 +13,10 @@ pub struct Policy {
     pub oversubscription_percent: u64,
     /// Of a share's size, what new volumes leave free, so that snapshots and those that are there can grow.
     pub reserve_percent: u64,
+    /// Deltas of deleted snapshots that are kept, so that a backup on one of them reads only what changed.
+    pub tombstones: usize,
+    /// Days that such a delta is kept.
+    pub tombstone_days: u64,
 }
 
 impl Default for Policy {
@@ -23,6 +27,8 @@ impl Default for Policy {
             merge_speed: 0,
             oversubscription_percent: 2000,
             reserve_percent: 5,
+            tombstones: 1000,
+            tombstone_days: 400,
         }
     }
 }

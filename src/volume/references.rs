@@ -80,8 +80,10 @@ impl Volumes {
         };
         let outside = self.outside_references(id)?;
         let before = sources(&locked.record);
+        let mut freed = Vec::new();
         while let Some(index) = unreferenced(&locked.record, &outside) {
             let layer = locked.record.layers.remove(index);
+            freed.push(layer.id);
             // A layer that shares its file with another one cannot be; still, look before unlinking.
             if !locked.record.layers.iter().any(|other| other.file == layer.file) {
                 locked.record.trash.push(layer.file);
@@ -92,6 +94,7 @@ impl Volumes {
             reached(Step::SweepTrashed);
             locked.empty_trash()?;
         }
+        locked.forget_deltas(&freed)?;
         let lost: BTreeSet<VolumeId> = before.difference(&sources(&locked.record)).copied().collect();
         let gone = locked.record.state == State::Deleted && locked.record.layers.is_empty();
         if gone {
@@ -153,7 +156,7 @@ impl Volumes {
         files.iter().try_for_each(|file| remove_file(file))?;
         self.note_nothing(id);
         let folder = self.layout.volume(id);
-        for folder in [self.layout.children(id), self.layout.lost(id), folder] {
+        for folder in [self.layout.children(id), self.layout.lost(id), self.layout.deltas(id), folder] {
             match std::fs::remove_dir(&folder) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     return Err(Error::io("remove", folder)(error));
@@ -172,6 +175,9 @@ impl Volumes {
             let temporary = name.starts_with('.') && name.ends_with(".tmp");
             if temporary || name.starts_with(DAMAGED) {
                 files.push(path);
+            } else if path == self.layout.deltas(id) {
+                let Some(deltas) = self.delta_files(id)? else { return Ok(None) };
+                files.extend(deltas);
             } else if path == self.layout.children(id) || path == self.layout.lost(id) {
                 if !entries(&path)?.is_empty() {
                     return Ok(None);

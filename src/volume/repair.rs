@@ -69,6 +69,7 @@ impl Volumes {
         }
         self.nobody_writes(id)?;
         locked.remove_temporaries(&mut report)?;
+        locked.remove_damaged_deltas(&mut report)?;
         locked.move_unknown(&mut report)?;
         Ok(report)
     }
@@ -118,6 +119,8 @@ impl Volumes {
             std::fs::hard_link(&path, &kept).map_err(Error::io("keep the damaged record as", &kept))?;
             report.done.push(format!("the damaged record is kept as {name}"));
         }
+        // The ids of layers are worked out anew, and might stand for other states than they did.
+        self.forget_all_deltas(id)?;
         reached(Step::RepairKept);
         for source in record.layers.iter().filter_map(|layer| layer.parent).map(|parent| parent.volume) {
             if source != id {

@@ -1,6 +1,7 @@
 //! What a person sees of volumes: one line each, or all that is known of one. Nothing here changes anything.
 
 use super::background::Background;
+use super::delta_since::DeltaDetail;
 use super::error::{Error, VolumeNotFoundSnafu};
 use super::id::{LayerId, NodeId, SnapshotHandle, VolumeHandle, VolumeId};
 use super::record::{Attachment, Consistency, Intent, Layer, Merge, ParentLayer, Pin, Record, State};
@@ -107,6 +108,8 @@ pub struct SnapshotDetail {
     pub size: u64,
     /// What the data is worth.
     pub consistency: Consistency,
+    /// What changed since the snapshot, or other state, before it.
+    pub delta: DeltaDetail,
 }
 
 /// All that is known of one volume.
@@ -240,6 +243,7 @@ impl Volumes {
             created_at: snapshot.created_at,
             size: snapshot.size,
             consistency: snapshot.consistency,
+            delta: self.delta_detail(&record, snapshot.layer),
         });
         let background = self.background(id).unwrap_or_else(|error| {
             problems.push(error.to_string());

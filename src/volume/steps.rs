@@ -71,6 +71,10 @@ steps! {
     VolumeMarkedDeleted = "volume-marked-deleted",
     /// A deleted volume's record is gone; its folder is there.
     VolumeRecordRemoved = "volume-record-removed",
+    /// What changed up to a frozen layer is kept; nothing is merged.
+    DeltaRecorded = "delta-recorded",
+    /// A later delta has taken in one that is to go, which is still there.
+    DeltaFolded = "delta-folded",
     /// The merge is journaled; nothing was copied.
     MergeIntended = "merge-intended",
     /// All is copied; no header was changed.

@@ -2,6 +2,7 @@
 //! is repeated as a sidecar would, and every acknowledged write, every snapshot, the records, the images and the
 //! machine are compared with what they must be (X6, invariants 1 and 2).
 
+mod deltas;
 #[path = "../support/driver.rs"]
 #[allow(dead_code)]
 mod driver;
@@ -45,6 +46,8 @@ fn scenarios(step: Step) -> &'static [(&'static str, Scenario)] {
             ("torn down", points::teardown_of_a_frozen_filesystem),
         ],
         Step::DeleteDropped => &[("detached", points::delete)],
+        Step::DeltaRecorded => &[("after a cut", deltas::recorded), ("in use", deltas::recorded_in_use)],
+        Step::DeltaFolded => &[("limit", deltas::folded)],
         Step::MergeIntended
         | Step::MergeCopied
         | Step::MergeHeaderWritten

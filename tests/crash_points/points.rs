@@ -12,7 +12,7 @@ use strata::volume::steps::Step;
 use tonic::Code;
 
 /// A disk with one snapshot after each round of writing, and a last round that no snapshot has.
-fn history(
+pub fn history(
     world: &mut World,
     format: &str,
     rounds: &[std::ops::Range<usize>],

@@ -113,7 +113,7 @@ impl Share {
         let table: std::collections::BTreeMap<String, String> = serde_json::from_slice(&table).unwrap();
         assert_eq!(table, record.info_table(), "volume.info disagrees with the record of {volume}");
         let mut found = names(&self.layout.volume(volume));
-        for known in ["volume.json", "volume.info", "children"] {
+        for known in ["volume.json", "volume.info", "children", "deltas"] {
             found.remove(known);
         }
         let wanted: BTreeSet<String> = record.layers.iter().map(|layer| layer.file.clone()).collect();

@@ -2,12 +2,14 @@
 
 use super::workdir::{self, WorkDir};
 use crate::agent::{AgentClient, CUT_LIMIT};
-use crate::backup::SnapshotSource;
+use crate::backup::{Changed, DataPoint, SnapshotSource};
 use crate::cli::exit::Failure;
 use crate::gluster::{self, Share, ShareKey, Source};
 use crate::image::{ChainReader, ImageRef, ReadError};
 use crate::qsd::LocalDaemons;
-use crate::volume::{Error, Pinned, Policy, SnapshotHandle, SnapshotView, Tools, VolumeView, Volumes};
+use crate::volume::{
+    Error, Pinned, Policy, Since, SnapshotHandle, SnapshotView, StateId, Tools, VolumeView, Volumes,
+};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -143,6 +145,17 @@ impl SnapshotSource for PinnedSource {
     }
     fn is_lost(&self) -> bool {
         self.pinned.is_lost()
+    }
+    fn point(&self) -> Option<DataPoint> {
+        let StateId { incarnation, layer } = self.pinned.state();
+        Some(DataPoint { incarnation, snapshot: layer })
+    }
+    fn changed_since(&self, earlier: &DataPoint) -> Result<Changed, ReadError> {
+        let earlier = StateId { incarnation: earlier.incarnation, layer: earlier.snapshot };
+        Ok(match self.pinned.changed_since(earlier, self.reader.size()) {
+            Since::Unknown(reason) => Changed::Unknown(reason),
+            Since::Only(ranges) => Changed::Only(ranges),
+        })
     }
 }
 

@@ -18,6 +18,12 @@ pub struct PolicyArgs {
     /// MiB per second that a merge of layers may copy; 0 is unlimited.
     #[arg(long, env = "STRATA_MERGE_SPEED", value_name = "MIB", default_value_t = Policy::default().merge_speed / MIB)]
     merge_speed: u64,
+    /// Deltas of deleted snapshots that each volume keeps, so that a backup on one of them reads only what changed.
+    #[arg(long, env = "STRATA_TOMBSTONES", value_name = "COUNT", default_value_t = Policy::default().tombstones)]
+    tombstones: usize,
+    /// Days that a delta of a deleted snapshot is kept.
+    #[arg(long, env = "STRATA_TOMBSTONE_DAYS", value_name = "DAYS", default_value_t = Policy::default().tombstone_days)]
+    tombstone_days: u64,
     #[command(flatten)]
     room: RoomArgs,
 }
@@ -54,7 +60,11 @@ impl PolicyArgs {
         ensure!(hard_depth >= soft_depth, "--hard-depth {hard_depth} is below --soft-depth {soft_depth}");
         ensure!(self.merge_speed <= 1 << 20, "--merge-speed is given in MiB per second");
         let merge_speed = self.merge_speed * MIB;
-        self.room.apply(Policy { soft_depth, hard_depth, merge_speed, ..Policy::default() })
+        let (tombstones, tombstone_days) = (self.tombstones, self.tombstone_days);
+        ensure!(tombstones <= 5000, "--tombstones {tombstones}: 5000 are the most");
+        let policy =
+            Policy { soft_depth, hard_depth, merge_speed, tombstones, tombstone_days, ..Policy::default() };
+        self.room.apply(policy)
     }
 
     /// The same arguments for a child process.
@@ -63,6 +73,8 @@ impl PolicyArgs {
             format!("--soft-depth={}", self.soft_depth),
             format!("--hard-depth={}", self.hard_depth),
             format!("--merge-speed={}", self.merge_speed),
+            format!("--tombstones={}", self.tombstones),
+            format!("--tombstone-days={}", self.tombstone_days),
             format!("--oversubscription={}", self.room.oversubscription),
             format!("--reserve={}", self.room.reserve),
         ]

@@ -7,7 +7,7 @@ use crate::cli::exit::Failure;
 use crate::cli::output::{self, lines};
 use crate::cli::size::human;
 use crate::volume::record::{Attachment, Intent, Merge, Pin, Role};
-use crate::volume::{Background, LayerDetail, VolumeDetail};
+use crate::volume::{Background, DeltaDetail, LayerDetail, VolumeDetail};
 use clap::Args;
 use jiff::Timestamp;
 use std::fmt::Write;
@@ -67,11 +67,12 @@ fn text(volume: &VolumeDetail) -> String {
         volume.points.iter().map(|point| {
             let consistency = format!("{:?}", point.consistency).to_lowercase();
             format!(
-                "{} {:?}, {}, {}, {consistency}",
+                "{} {:?}, {}, {}, {consistency}, {}",
                 point.handle,
                 point.name,
                 human(point.size),
-                point.created_at
+                point.created_at,
+                delta_text(&point.delta)
             )
         }),
     );
@@ -86,6 +87,15 @@ fn text(volume: &VolumeDetail) -> String {
     section(&mut text, "background", volume.background.iter().map(background_text));
     section(&mut text, "wrong", volume.problems.iter().cloned());
     text
+}
+
+fn delta_text(delta: &DeltaDetail) -> String {
+    match (&delta.changed, &delta.unknown) {
+        (Some(changed), _) => format!("{} changed", human(*changed)),
+        (None, reason) => {
+            format!("changes unknown: {}", reason.as_deref().unwrap_or("not recorded"))
+        }
+    }
 }
 
 fn attachment_text(attachment: &Attachment) -> String {
