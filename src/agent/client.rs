@@ -1,21 +1,24 @@
 //! The domain's [`Agents`] over gRPC.
 
+use super::address::{AgentAddress, InvalidAddress};
 use super::merge;
+use super::network::LONGEST_MESSAGE;
 use crate::gluster::ShareKey;
 use crate::rpc::agent::cut_volume_response::Outcome;
 use crate::rpc::agent::node_agent_client::NodeAgentClient;
 use crate::rpc::agent::{CutVolumeRequest, GrowVolumeRequest, ReleaseVolumeRequest, VolumeStatusRequest};
+use crate::rpc::tls::{self, Certificates, Liveness};
 use crate::rpc::{CallError, bounded, uds};
 use crate::volume::{
     AgentError, Agents, CutOrder, CutReport, GrowOrder, GrowReport, MergeCall, MergeReport, NodeId,
     OpenImage, VolumeId,
 };
 use std::future::Future;
-use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tonic::transport::Channel;
-use tonic::{Response, Status};
+use tonic::{Code, Response, Status};
 
 /// G7's bound on a cut: writing back what a busy filesystem has cached comes before the switch.
 pub const CUT_LIMIT: Duration = Duration::from_secs(600);
@@ -27,18 +30,38 @@ const MERGE_LIMIT: Duration = Duration::from_secs(60);
 const STATUS_LIMIT: Duration = Duration::from_secs(10);
 /// Unmounting writes back what is cached.
 const RELEASE_LIMIT: Duration = Duration::from_secs(120);
+const NO_CERTIFICATES: &str = "it listens on the network, and there are no certificates here to call it with: start with --agent-tls-dir";
 
 /// Calls agents at the addresses that the nodes registered. Only from blocking threads.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct AgentClient {
     runtime: Handle,
     cut_limit: Duration,
+    certificates: Option<Arc<Certificates>>,
+    pub(super) liveness: Liveness,
 }
 
 impl AgentClient {
-    /// `runtime` drives the connections; `cut_limit` bounds a cut.
+    /// `runtime` drives the connections; `cut_limit` bounds a cut. Reaches agents of this machine alone.
     pub fn new(runtime: Handle, cut_limit: Duration) -> Self {
-        AgentClient { runtime, cut_limit }
+        AgentClient { runtime, cut_limit, certificates: None, liveness: Liveness::default() }
+    }
+
+    /// Reaches agents on the network, too, which must have the name that the certificates expect.
+    pub fn with_certificates(self, certificates: Option<Arc<Certificates>>) -> Self {
+        AgentClient { certificates, ..self }
+    }
+
+    /// The address comes from the share, where any node can write any: who answers there proves by its certificate that it
+    /// is an agent, and by doing what names a node that it is that node's.
+    fn channel(&self, address: &str) -> Result<Channel, String> {
+        match address.parse().map_err(|error: InvalidAddress| error.to_string())? {
+            AgentAddress::Unix(path) => uds::channel(&path).map_err(|error| error.to_string()),
+            AgentAddress::Network { host, port } => {
+                let certificates = self.certificates.as_ref().ok_or(NO_CERTIFICATES)?;
+                Ok(tls::channel(&host, port, Arc::clone(certificates), self.liveness))
+            }
+        }
     }
 
     fn call<T, F: Future<Output = Result<Response<T>, Status>>>(
@@ -48,29 +71,43 @@ impl AgentClient {
         limit: Duration,
         call: impl FnOnce(NodeAgentClient<Channel>) -> F,
     ) -> Result<T, AgentError> {
-        let unreachable = |reason: String| AgentError::Unreachable { reason };
-        let path = address.strip_prefix("unix://").filter(|path| path.starts_with('/')).ok_or_else(|| {
-            unreachable(format!("node {node} registered the address {address:?}, which is no unix:///PATH"))
-        })?;
+        let unreachable = |reason: String| AgentError::Unreachable {
+            reason: format!("the agent of node {node} at {address}: {reason}"),
+        };
         // The channel and its call must be made where the runtime is.
         let _inside = self.runtime.enter();
-        let channel = uds::channel(Path::new(path)).map_err(|error| unreachable(error.to_string()))?;
-        self.runtime.block_on(bounded(limit, call(NodeAgentClient::new(channel)))).map_err(
-            |error| match error {
-                CallError::Unreachable { reason } => {
-                    unreachable(format!("the agent of node {node} at {address}: {reason}"))
-                }
-                CallError::Answered { message, .. } => {
-                    AgentError::Failed { reason: format!("the agent of node {node}: {message}") }
-                }
-            },
-        )
+        let channel = self.channel(address).map_err(unreachable)?;
+        let agent = NodeAgentClient::new(channel).max_decoding_message_size(LONGEST_MESSAGE);
+        self.runtime.block_on(bounded(limit, call(agent))).map_err(|error| match error {
+            CallError::Unreachable { reason } => unreachable(explained(reason)),
+            CallError::Answered { code, message } if did_not_try(code) => {
+                unreachable(format!("it refused: {message}"))
+            }
+            CallError::Answered { message, .. } => {
+                AgentError::Failed { reason: format!("the agent of node {node}: {message}") }
+            }
+        })
     }
+}
+
+/// Whoever answered is not the node that is meant, does not take us for a controller, or has no room: of what the node
+/// itself has open nothing is known.
+fn did_not_try(code: Code) -> bool {
+    matches!(code, Code::FailedPrecondition | Code::PermissionDenied | Code::ResourceExhausted)
+}
+
+/// TLS names what is wrong, and not on which side.
+fn explained(reason: String) -> String {
+    if reason.contains("received fatal alert") {
+        return format!("{reason}: it does not accept this controller's certificate; its log says why");
+    }
+    reason
 }
 
 impl Agents for AgentClient {
     fn cut(&self, node: &NodeId, address: &str, order: &CutOrder) -> Result<CutReport, AgentError> {
         let request = CutVolumeRequest {
+            node_id: node.to_string(),
             share_key: order.share.to_string(),
             volume_id: order.volume.to_string(),
             epoch: order.epoch,
@@ -95,6 +132,7 @@ impl Agents for AgentClient {
 
     fn grow(&self, node: &NodeId, address: &str, order: &GrowOrder) -> Result<GrowReport, AgentError> {
         let request = GrowVolumeRequest {
+            node_id: node.to_string(),
             share_key: order.share.to_string(),
             volume_id: order.volume.to_string(),
             epoch: order.epoch,
@@ -107,7 +145,7 @@ impl Agents for AgentClient {
     }
 
     fn merge(&self, node: &NodeId, address: &str, call: &MergeCall) -> Result<MergeReport, AgentError> {
-        let request = merge::to_request(call);
+        let request = merge::to_request(node, call);
         let answer = self
             .call(node, address, MERGE_LIMIT, |mut agent| async move { agent.merge_layers(request).await })?;
         merge::from_response(answer).ok_or_else(|| AgentError::Failed {
@@ -123,8 +161,12 @@ impl Agents for AgentClient {
         volume: VolumeId,
         epoch: u64,
     ) -> Result<Option<OpenImage>, AgentError> {
-        let request =
-            VolumeStatusRequest { share_key: share.to_string(), volume_id: volume.to_string(), epoch };
+        let request = VolumeStatusRequest {
+            node_id: node.to_string(),
+            share_key: share.to_string(),
+            volume_id: volume.to_string(),
+            epoch,
+        };
         let answer =
             self.call(
                 node,
@@ -142,7 +184,11 @@ impl Agents for AgentClient {
         share: &ShareKey,
         volume: VolumeId,
     ) -> Result<(), AgentError> {
-        let request = ReleaseVolumeRequest { share_key: share.to_string(), volume_id: volume.to_string() };
+        let request = ReleaseVolumeRequest {
+            node_id: node.to_string(),
+            share_key: share.to_string(),
+            volume_id: volume.to_string(),
+        };
         self.call(
             node,
             address,
@@ -154,7 +200,7 @@ impl Agents for AgentClient {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::rpc::agent::node_agent_server::{NodeAgent, NodeAgentServer};
     use crate::rpc::agent::{
@@ -165,7 +211,7 @@ mod tests {
     use tonic::transport::Server;
 
     /// Fails a release, answers a status, and never comes back from a cut.
-    struct Scripted;
+    pub(in crate::agent) struct Scripted;
 
     #[tonic::async_trait]
     impl NodeAgent for Scripted {

@@ -8,10 +8,10 @@ use crate::rpc::agent::{
     MergeFinish, MergeLayersRequest, MergeLayersResponse, MergeLook, MergeStop, MergeWork as WireWork,
 };
 use crate::volume::record::Direction;
-use crate::volume::{MergeCall, MergeReport, MergeStep, MergeWork};
+use crate::volume::{MergeCall, MergeReport, MergeStep, MergeWork, NodeId};
 use tonic::Status;
 
-pub(super) fn to_request(call: &MergeCall) -> MergeLayersRequest {
+pub(super) fn to_request(node: &NodeId, call: &MergeCall) -> MergeLayersRequest {
     let step = match &call.step {
         MergeStep::Start(work) => Step::Start(work_to_wire(work)),
         MergeStep::Look => Step::Look(MergeLook {}),
@@ -19,6 +19,7 @@ pub(super) fn to_request(call: &MergeCall) -> MergeLayersRequest {
         MergeStep::Stop => Step::Stop(MergeStop {}),
     };
     MergeLayersRequest {
+        node_id: node.to_string(),
         share_key: call.share.to_string(),
         volume_id: call.volume.to_string(),
         epoch: call.epoch,
@@ -156,7 +157,7 @@ mod tests {
                 run: uuid::Uuid::new_v4(),
                 step,
             };
-            assert_eq!(from_request(to_request(&call)).unwrap(), call);
+            assert_eq!(from_request(to_request(&"n1".parse().unwrap(), &call)).unwrap(), call);
         }
     }
 }

@@ -10,25 +10,30 @@ use crate::rpc::agent::{
     VolumeStatusResponse,
 };
 use crate::rpc::{chain, offload};
-use crate::volume::{CutOrder, CutReport, Error, GrowOrder, GrowReport, Staging, VolumeId};
+use crate::volume::{CutOrder, CutReport, Error, GrowOrder, GrowReport, NodeId, Staging, VolumeId};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
 /// Longer than any client waits: the client's deadline counts, this only ends a waiting task some day.
 const LIMIT: Duration = Duration::from_secs(1800);
+/// Each call has a thread of its own; a node has some dozens of volumes, and seldom more than one call for each.
+const MOST_CALLS: usize = 128;
 
 /// The NodeAgent service over this node's staged volumes.
 #[derive(Clone)]
 pub struct AgentService {
+    node: NodeId,
     staging: Arc<Staging>,
+    calls: Arc<Semaphore>,
 }
 
 impl AgentService {
     /// Speaks for this node.
-    pub fn new(staging: Arc<Staging>) -> Self {
-        AgentService { staging }
+    pub fn new(node: NodeId, staging: Arc<Staging>) -> Self {
+        AgentService { node, staging, calls: Arc::new(Semaphore::new(MOST_CALLS)) }
     }
 
     async fn run<T: Send + 'static>(
@@ -36,10 +41,27 @@ impl AgentService {
         work: impl FnOnce(&Staging) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Status> {
         let staging = Arc::clone(&self.staging);
+        let busy = |_| Status::resource_exhausted(format!("{MOST_CALLS} calls are under way: ask again"));
+        let call = Arc::clone(&self.calls).try_acquire_owned().map_err(busy)?;
         let late = || Status::deadline_exceeded("still at work");
         // The one reader of these codes is our own client, which passes the words on.
-        let work = move || work(&staging).map_err(|error| Status::unknown(chain(&error)));
+        let work = move || {
+            // Until the work has ended, whoever still waits for it.
+            let _call = call;
+            work(&staging).map_err(|error| Status::unknown(chain(&error)))
+        };
         offload(LIMIT, late, work).await
+    }
+
+    /// An address can come to another node: what is meant for the one that had it before is not done here.
+    fn is_meant(&self, node: &str) -> Result<(), Status> {
+        let reason = match node {
+            node if node == self.node.as_str() => return Ok(()),
+            "" => "the call names no node, as those of an older controller: update the controller".to_owned(),
+            other => format!("the call is meant for node {other}, and this is node {}", self.node),
+        };
+        tracing::warn!(reason, "a call was refused");
+        Err(Status::failed_precondition(reason))
     }
 }
 
@@ -66,6 +88,7 @@ impl NodeAgent for AgentService {
         request: Request<CutVolumeRequest>,
     ) -> Result<Response<CutVolumeResponse>, Status> {
         let request = request.into_inner();
+        self.is_meant(&request.node_id)?;
         let order = CutOrder {
             share: parse(&request.share_key)?,
             volume: parse(&request.volume_id)?,
@@ -93,6 +116,7 @@ impl NodeAgent for AgentService {
         request: Request<GrowVolumeRequest>,
     ) -> Result<Response<GrowVolumeResponse>, Status> {
         let request = request.into_inner();
+        self.is_meant(&request.node_id)?;
         let order = GrowOrder {
             share: parse(&request.share_key)?,
             volume: parse(&request.volume_id)?,
@@ -109,7 +133,9 @@ impl NodeAgent for AgentService {
         &self,
         request: Request<MergeLayersRequest>,
     ) -> Result<Response<MergeLayersResponse>, Status> {
-        let call = merge::from_request(request.into_inner())?;
+        let request = request.into_inner();
+        self.is_meant(&request.node_id)?;
+        let call = merge::from_request(request)?;
         tracing::debug!(volume = %call.volume, step = ?call.step, "merge");
         let report = self.run(move |staging| staging.merge(&call)).await?;
         Ok(Response::new(merge::to_response(report)))
@@ -120,6 +146,7 @@ impl NodeAgent for AgentService {
         request: Request<VolumeStatusRequest>,
     ) -> Result<Response<VolumeStatusResponse>, Status> {
         let request = request.into_inner();
+        self.is_meant(&request.node_id)?;
         let (share, volume): (ShareKey, VolumeId) = (parse(&request.share_key)?, parse(&request.volume_id)?);
         let epoch = request.epoch;
         let open = self.run(move |staging| staging.status(&share, volume, epoch)).await?;
@@ -134,9 +161,14 @@ impl NodeAgent for AgentService {
         request: Request<ReleaseVolumeRequest>,
     ) -> Result<Response<ReleaseVolumeResponse>, Status> {
         let request = request.into_inner();
+        self.is_meant(&request.node_id)?;
         let (share, volume): (ShareKey, VolumeId) = (parse(&request.share_key)?, parse(&request.volume_id)?);
         tracing::info!(%share, %volume, "release");
         self.run(move |staging| staging.release(&share, volume)).await?;
         Ok(Response::new(ReleaseVolumeResponse {}))
     }
 }
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+pub(super) mod tests;

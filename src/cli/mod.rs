@@ -1,6 +1,7 @@
 //! The command line: parse, set up logging, hand over to one file per verb.
 
 mod backup;
+mod certs;
 mod driver;
 mod exit;
 mod output;
@@ -38,6 +39,8 @@ enum Command {
     Node(driver::NodeArgs),
     /// Share mounts and storage daemons, which outlive the other roles.
     Data(driver::DataArgs),
+    /// Makes certificates with which controllers and agents know each other.
+    Certs(certs::CertsArgs),
     /// Data plane, controller and node on this machine, on one CSI socket.
     Standalone(standalone::StandaloneArgs),
 }
@@ -50,6 +53,7 @@ pub fn main() -> ExitCode {
         Command::Backup(args) => return backup::run(args),
         Command::Volume(args) => return volume::run(&args),
         Command::Share(args) => return share::run(&args),
+        Command::Certs(args) => args.run(),
         Command::Controller(args) => args.run(),
         Command::Node(args) => args.run(),
         Command::Data(args) => args.run(),

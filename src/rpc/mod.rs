@@ -1,7 +1,8 @@
-//! The wire: code generated from `proto/`, and unix sockets that are private from the first instant.
+//! The wire: code generated from `proto/`, unix sockets that are private from the first instant, and TLS.
 
 mod call;
 mod offload;
+pub mod tls;
 pub mod uds;
 
 pub use call::{CallError, bounded};

@@ -3,6 +3,7 @@
 use super::workdir::{self, WorkDir};
 use crate::agent::{AgentClient, CUT_LIMIT};
 use crate::backup::{Changed, DataPoint, SnapshotSource};
+use crate::cli::driver::AgentTlsArgs;
 use crate::cli::exit::Failure;
 use crate::gluster::{self, Share, ShareKey, Source};
 use crate::image::{ChainReader, ImageRef, ReadError};
@@ -13,7 +14,7 @@ use crate::volume::{
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::runtime::{Builder, Runtime};
 
 /// Mounts of commands, apart from the driver's own.
 const MOUNT_DIR: &str = "/run/strata/commands";
@@ -61,7 +62,9 @@ impl OpenShare {
         }
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.map_err(Failure::failed)?;
-        let volumes = Volumes::new(share.clone(), tools(folder.path(), runtime.handle().clone(), policy));
+        let certificates = AgentTlsArgs::of_environment().map_err(Failure::usage)?;
+        let agents = AgentClient::new(runtime.handle().clone(), CUT_LIMIT).with_certificates(certificates);
+        let volumes = Volumes::new(share.clone(), tools(folder.path(), agents, policy));
         Ok(OpenShare { volumes, share, runtime: Some(runtime), _folder: folder })
     }
 
@@ -160,7 +163,7 @@ impl SnapshotSource for PinnedSource {
 }
 
 /// As the driver's controller has them, but that daemons are this command's own.
-fn tools(folder: &Path, runtime: Handle, policy: Policy) -> Tools {
+fn tools(folder: &Path, agents: AgentClient, policy: Policy) -> Tools {
     let program = |variable: &str, name: &str| {
         std::env::var_os(variable).map_or_else(|| PathBuf::from(name), PathBuf::from)
     };
@@ -168,7 +171,7 @@ fn tools(folder: &Path, runtime: Handle, policy: Policy) -> Tools {
     Tools {
         qemu_img: program("STRATA_QEMU_IMG", "qemu-img"),
         daemons: Arc::new(LocalDaemons::new(daemon, folder.join("daemons"))),
-        agents: Arc::new(AgentClient::new(runtime, CUT_LIMIT)),
+        agents: Arc::new(agents),
         policy,
     }
 }

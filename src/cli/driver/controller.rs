@@ -1,14 +1,16 @@
 //! `strata controller`: CSI Identity and Controller.
 
+use super::agent::AgentTlsArgs;
 use super::args::{DRIVER, DataSocketArg, QemuImgArg, ShareArgs};
 use super::parts::{DataShares, look_after, sweep_regularly, tools};
 use super::policy::PolicyArgs;
 use super::{runtime, serve, stop_signal};
-use crate::agent::CUT_LIMIT;
+use crate::agent::{AgentClient, CUT_LIMIT};
 use crate::csi::{ControllerService, IdentityService, Shares, Tidy};
 use crate::data::DataClient;
 use crate::rpc::csi::controller_server::ControllerServer;
 use crate::rpc::csi::identity_server::IdentityServer;
+use crate::rpc::tls::{Side, keep_watch};
 use crate::rpc::uds;
 use anyhow::Result;
 use clap::Args;
@@ -35,6 +37,8 @@ pub struct ControllerArgs {
     #[arg(long, env = "STRATA_CUT_TIMEOUT", value_name = "SECONDS", default_value_t = CUT_LIMIT.as_secs())]
     cut_timeout: u64,
     #[command(flatten)]
+    agent_tls: AgentTlsArgs,
+    #[command(flatten)]
     policy: PolicyArgs,
     #[command(flatten)]
     qemu: QemuImgArg,
@@ -47,12 +51,13 @@ impl ControllerArgs {
         let runtime = runtime()?;
         let served = runtime.block_on(async {
             let data = DataClient::new(&self.data.data_socket)?;
-            let tools = tools(
-                &data,
-                self.qemu.qemu_img,
-                Duration::from_secs(self.cut_timeout),
-                self.policy.policy()?,
-            );
+            let certificates = self.agent_tls.certificates(&self.driver_name, Side::Client)?;
+            if let Some(certificates) = certificates.clone() {
+                tokio::spawn(keep_watch(certificates));
+            }
+            let agents = AgentClient::new(Handle::current(), Duration::from_secs(self.cut_timeout))
+                .with_certificates(certificates);
+            let tools = tools(&data, self.qemu.qemu_img, agents, self.policy.policy()?);
             let shares = Arc::new(Shares::new(specs, Arc::new(DataShares::new(data)), tools));
             look_after(Arc::clone(&shares), self.shares.file(), |_| ()).await;
             let tidy = Tidy::new(Handle::current());

@@ -1,5 +1,6 @@
 //! The driver's roles: each a process of its own.
 
+mod agent;
 pub mod args;
 mod controller;
 mod data;
@@ -10,6 +11,7 @@ mod policy;
 mod serve;
 mod verdict;
 
+pub use agent::{AgentTlsArgs, controller_name, node_name};
 pub use controller::ControllerArgs;
 pub use data::{DataArgs, LOCK as DATA_LOCK};
 pub use max_volumes::MaxVolumesArg;

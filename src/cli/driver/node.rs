@@ -1,22 +1,22 @@
 //! `strata node`: CSI Identity and Node, and the agent that the controller asks.
 
+use super::agent::{AgentArgs, agent_answers};
 use super::args::{DRIVER, DataSocketArg, QemuImgArg, ShareArgs};
 use super::max_volumes::MaxVolumesArg;
 use super::parts::{DataShares, look_after, staging, tools};
 use super::{backend, private_dir, runtime, self_test_dir, serve, stop_signal, verdict};
-use crate::agent::{AgentService, CUT_LIMIT};
+use crate::agent::{AgentClient, AgentService, CUT_LIMIT, OwnAgent};
 use crate::attach::selftest;
 use crate::csi::{IdentityService, NodeParts, NodeService, Shares, Verdict};
 use crate::data::{DataClient, RemoteDaemons};
 use crate::image::QemuImg;
-use crate::rpc::agent::node_agent_server::NodeAgentServer;
 use crate::rpc::csi::identity_server::IdentityServer;
 use crate::rpc::csi::node_server::NodeServer;
 use crate::rpc::uds;
 use crate::volume::{NodeId, Policy, Registrar};
 use anyhow::{Context, Result};
 use clap::Args;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -28,9 +28,8 @@ pub struct NodeArgs {
     /// Where to listen.
     #[arg(long, env = "STRATA_CSI_SOCKET", value_name = "PATH", default_value = "/csi/csi.sock")]
     socket: PathBuf,
-    /// Where the agent listens; the controller finds it through the share.
-    #[arg(long, env = "STRATA_AGENT_SOCKET", value_name = "PATH", default_value = "/run/strata/agent.sock")]
-    agent_socket: PathBuf,
+    #[command(flatten)]
+    agent: AgentArgs,
     /// This node's name.
     #[arg(long, env = "STRATA_NODE_ID", value_name = "NAME")]
     node_id: NodeId,
@@ -55,28 +54,28 @@ impl NodeArgs {
     pub fn run(self) -> Result<()> {
         let specs = self.shares.specs()?;
         private_dir(&self.dir)?;
-        let agent_socket = std::path::absolute(&self.agent_socket).context("--agent-socket")?;
         let runtime = runtime()?;
         let served = runtime.block_on(async {
             let data = DataClient::new(&self.data.data_socket)?;
-            let tools = tools(&data, self.qemu.qemu_img.clone(), CUT_LIMIT, Policy::default());
-            let shares = Arc::new(Shares::new(specs, Arc::new(DataShares::new(data.clone())), tools));
             let max_volumes = self.max_volumes.number()?;
             let staging = staging(self.node_id.clone(), &self.dir, &data).with_limit(max_volumes);
             let staging = Arc::new(staging);
+            let agents = AgentClient::new(Handle::current(), CUT_LIMIT);
+            let agents = OwnAgent::new(self.node_id.clone(), Arc::clone(&staging), agents);
+            let tools = tools(&data, self.qemu.qemu_img.clone(), agents, Policy::default());
+            let shares = Arc::new(Shares::new(specs, Arc::new(DataShares::new(data.clone())), tools));
             // Before anything else looks at a mount: a node that was killed between freeze and thaw left it frozen.
             let leftovers = Arc::clone(&staging);
             if let Err(error) = tokio::task::spawn_blocking(move || leftovers.thaw_leftovers()).await? {
                 tracing::error!(%error, "filesystems that an earlier process left frozen may still be so");
             }
             // The agent answers before the node registers: who finds the address can use it.
-            let agent = uds::bind(&agent_socket)?;
-            let (node, address) = (self.node_id.clone(), format!("unix://{}", agent_socket.display()));
+            let agent = self.agent.bind(&self.driver_name)?;
+            let (node, address) = (self.node_id.clone(), agent.address().to_string());
+            let service = AgentService::new(node.clone(), Arc::clone(&staging));
             let agent_stop = watch::Sender::new(false);
-            let agent_router =
-                Server::builder().add_service(NodeAgentServer::new(AgentService::new(Arc::clone(&staging))));
             let mut told = agent_stop.subscribe();
-            let agent_server = tokio::spawn(serve(agent_router, agent, async move {
+            let agent_server = tokio::spawn(agent.serve(service, async move {
                 let _ = told.wait_for(|stop| *stop).await;
             }));
             let registrar = Arc::new(Registrar::new(node, address, &self.dir)?.with_limit(max_volumes));
@@ -128,9 +127,4 @@ impl NodeArgs {
             Ok(report)
         })
     }
-}
-
-/// Whether an agent of this machine is there.
-fn agent_answers(address: &str) -> bool {
-    address.strip_prefix("unix://").is_some_and(|path| uds::answers(Path::new(path)))
 }

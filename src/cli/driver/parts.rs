@@ -1,7 +1,6 @@
 //! What the roles are put together from.
 
 use super::args::read_shares;
-use crate::agent::AgentClient;
 use crate::attach::FuseLoop;
 use crate::csi::{OpenShare, ShareSpec, Shares, Tidy};
 use crate::data::{DataClient, RemoteDaemons};
@@ -9,7 +8,7 @@ use crate::gluster::Share;
 use crate::host::loopdev::KernelLoops;
 use crate::host::mkfs::LinuxFormatter;
 use crate::host::mount::LinuxMounter;
-use crate::volume::{NodeId, Policy, Staging, StagingParts, Tools, Volumes};
+use crate::volume::{Agents, NodeId, Policy, Staging, StagingParts, Tools, Volumes};
 use anyhow::{Context, Result};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -27,12 +26,11 @@ pub fn private_dir(path: &Path) -> Result<()> {
 }
 
 /// The programs and services of the domain.
-pub fn tools(data: &DataClient, qemu_img: PathBuf, cut_limit: Duration, policy: Policy) -> Tools {
-    let runtime = Handle::current();
+pub fn tools(data: &DataClient, qemu_img: PathBuf, agents: impl Agents + 'static, policy: Policy) -> Tools {
     Tools {
         qemu_img,
-        daemons: Arc::new(RemoteDaemons::new(data.clone(), runtime.clone())),
-        agents: Arc::new(AgentClient::new(runtime, cut_limit)),
+        daemons: Arc::new(RemoteDaemons::new(data.clone(), Handle::current())),
+        agents: Arc::new(agents),
         policy,
     }
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::agent::CUT_LIMIT;
+use crate::agent::{AgentClient, CUT_LIMIT};
 use crate::gluster;
 use crate::qsd::LocalDaemons;
 use std::sync::Mutex;

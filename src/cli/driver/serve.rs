@@ -2,12 +2,15 @@
 
 use crate::rpc::uds;
 use anyhow::{Context, Result};
+use futures::Stream;
 use std::future::Future;
+use std::io;
 use std::os::unix::net::UnixListener;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
-use tonic::transport::server::Router;
+use tonic::transport::server::{Connected, Router};
 
 /// How long calls that are under way may take to end once the process is told to stop. Whatever is cut off
 /// is journaled and finished by the next one.
@@ -37,9 +40,20 @@ pub async fn stop_signal() -> Result<()> {
     Ok(())
 }
 
-/// Serves until `stop`, then lets the calls that are under way end.
+/// Serves a unix socket until `stop`, then lets the calls that are under way end.
 pub async fn serve(router: Router, listener: UnixListener, stop: impl Future<Output = ()>) -> Result<()> {
-    let incoming = uds::incoming(listener).context("cannot listen")?;
+    serve_on(router, uds::incoming(listener).context("cannot listen")?, stop).await
+}
+
+/// The same for whatever connections come in.
+pub async fn serve_on<C>(
+    router: Router,
+    incoming: impl Stream<Item = io::Result<C>>,
+    stop: impl Future<Output = ()>,
+) -> Result<()>
+where
+    C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
     let (told, mut heard) = tokio::sync::watch::channel(false);
     let mut stopping = told.subscribe();
     let server = router.serve_with_incoming_shutdown(incoming, async move {

@@ -5,6 +5,7 @@ mod front;
 mod layout;
 mod teardown;
 
+use super::certs::{CONTROLLER, NODE};
 use super::driver::args::{DRIVER, QemuImgArg, QemuStorageDaemonArg, ShareArgs};
 use super::driver::{MaxVolumesArg, PolicyArgs, STOP_LIMIT, private_dir, runtime, serve, stop_signal};
 use super::telemetry::LogFormat;
@@ -49,6 +50,12 @@ pub struct StandaloneArgs {
     qemu_img: QemuImgArg,
     #[command(flatten)]
     qemu: QemuStorageDaemonArg,
+    /// Where the agent listens: tcp://IP:PORT, with --agent-tls-dir; by default a socket in DIR.
+    #[arg(long, env = "STRATA_AGENT_LISTEN", value_name = "ADDRESS")]
+    agent_listen: Option<String>,
+    /// A folder that `strata certs` made: the controller and the node talk over TLS with its certificates.
+    #[arg(long, env = "STRATA_AGENT_TLS_DIR", value_name = "DIR")]
+    agent_tls_dir: Option<PathBuf>,
     /// Takes volumes out of pods, unstages them, ends the data plane and unmounts the shares.
     #[arg(long)]
     teardown: bool,
@@ -148,14 +155,27 @@ impl StandaloneArgs {
         controller.push(format!("--socket={}", path(layout.controller_socket())?));
         controller.extend(common.clone());
         controller.extend(self.policy.to_args());
+        controller.extend(self.tls_args(CONTROLLER)?);
         let mut of_node = verb("node");
         of_node.push(format!("--socket={}", path(layout.node_socket())?));
-        of_node.push(format!("--agent-socket={}", path(layout.agent_socket())?));
+        let agent_socket = format!("unix://{}", path(layout.agent_socket())?);
+        let agent_listen = self.agent_listen.as_ref().unwrap_or(&agent_socket);
+        of_node.push(format!("--agent-listen={agent_listen}"));
+        of_node.extend(self.tls_args(NODE)?);
         of_node.push(format!("--dir={}", path(layout.node_dir())?));
         of_node.push(format!("--node-id={node}"));
         of_node.extend(self.max_volumes.to_args());
         of_node.extend(common);
         Ok(children::CommandLines { data, controller, node: of_node })
+    }
+}
+
+impl StandaloneArgs {
+    /// The certificates of a role.
+    fn tls_args(&self, role: &str) -> Result<Option<String>> {
+        let Some(dir) = &self.agent_tls_dir else { return Ok(None) };
+        let dir = std::path::absolute(dir.join(role)).context("--agent-tls-dir")?;
+        Ok(Some(format!("--agent-tls-dir={}", dir.display())))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::children::Children;
 use super::layout::Layout;
-use crate::agent::CUT_LIMIT;
+use crate::agent::{AgentClient, CUT_LIMIT};
 use crate::attach::Backend;
 use crate::cli::driver::{backend, self_test_dir, staging, tools};
 use crate::csi::ShareSpec;
@@ -36,7 +36,8 @@ pub(super) async fn run(
         }
     }
     let shares = data.shares().await?;
-    let tools = tools(&data, qemu_img.to_owned(), CUT_LIMIT, Policy::default());
+    let agents = AgentClient::new(Handle::current(), CUT_LIMIT);
+    let tools = tools(&data, qemu_img.to_owned(), agents, Policy::default());
     let staging = staging(node.clone(), &layout.node_dir(), &data);
     let node_dir = layout.node_dir();
     let (client, scratch) = (data.clone(), self_test_dir(&layout.node_dir()));

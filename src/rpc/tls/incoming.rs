@@ -1,0 +1,122 @@
+//! Takes connections: none of them waits for another one's handshake, and their number is bounded.
+
+use super::certificates::Certificates;
+use super::stream::{Peer, PeerStream};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_stream::wrappers::ReceiverStream;
+
+/// Two round trips and a signature.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
+/// Some dozens of volumes, a controller or two: more than this is nobody's need. Handshakes count.
+const MOST_CONNECTIONS: usize = 256;
+/// Ready connections that the server has not taken yet.
+const QUEUE: usize = 16;
+/// How long one that was refused is heard, so that it reads why before its connection is reset.
+const LINGER: Duration = Duration::from_secs(1);
+/// After the kernel had no descriptor for a connection.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Connections whose other end has shown a certificate of our authority. Ends its work when it is dropped. Needs a
+/// running async runtime.
+pub fn incoming(
+    listener: std::net::TcpListener,
+    certificates: Arc<Certificates>,
+) -> io::Result<ReceiverStream<io::Result<PeerStream>>> {
+    listener.set_nonblocking(true)?;
+    let listener = TcpListener::from_std(listener)?;
+    let (ready, taken) = mpsc::channel(QUEUE);
+    tokio::spawn(accept(listener, certificates, ready));
+    Ok(ReceiverStream::new(taken))
+}
+
+async fn accept(
+    listener: TcpListener,
+    certificates: Arc<Certificates>,
+    ready: mpsc::Sender<io::Result<PeerStream>>,
+) {
+    let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    loop {
+        // Never closed, so there is one some day; until then the kernel queues.
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = ready.closed() => return,
+        };
+        match accepted {
+            Ok((connection, address)) => {
+                let (certificates, ready) = (Arc::clone(&certificates), ready.clone());
+                tokio::spawn(async move {
+                    if let Some(stream) = greet(connection, address, certificates, place).await {
+                        // An error: the server has ended.
+                        let _ = ready.send(Ok(stream)).await;
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn greet(
+    connection: TcpStream,
+    address: SocketAddr,
+    certificates: Arc<Certificates>,
+    place: OwnedSemaphorePermit,
+) -> Option<PeerStream> {
+    match timeout(HANDSHAKE_LIMIT, handshake(connection, address, certificates, place)).await {
+        Ok(Ok(stream)) => Some(stream),
+        Ok(Err((error, connection))) => {
+            // A probe of the port ends like this, too.
+            tracing::warn!(from = %address, reason = %error, "a connection was refused");
+            if let Some(connection) = connection {
+                let _ = timeout(LINGER, hear_out(connection)).await;
+            }
+            None
+        }
+        Err(_) => {
+            tracing::warn!(from = %address, "a connection was refused: its handshake took too long");
+            None
+        }
+    }
+}
+
+async fn handshake(
+    connection: TcpStream,
+    address: SocketAddr,
+    certificates: Arc<Certificates>,
+    place: OwnedSemaphorePermit,
+) -> Result<PeerStream, (io::Error, Option<TcpStream>)> {
+    // Small messages that are waited for.
+    connection.set_nodelay(true).map_err(|error| (error, None))?;
+    let reading = Arc::clone(&certificates);
+    let current = tokio::task::spawn_blocking(move || reading.current()).await;
+    let current = current.map_err(|error| (io::Error::other(error), None))?;
+    let acceptor = TlsAcceptor::from(Arc::clone(&current.server));
+    let stream = acceptor.accept(connection).into_fallible().await;
+    let stream = stream.map_err(|(error, connection)| (error, Some(connection)))?;
+    let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let refused = certificates.is_peer(shown).err();
+    if let Some(reason) = &refused {
+        tracing::warn!(from = %address, reason, "calls of this connection will be refused");
+    }
+    Ok(PeerStream { peer: Peer { address, refused: refused.map(Arc::from) }, stream, _place: place })
+}
+
+/// The alert is sent; with bytes of the other side unread, closing would reset the connection before that is read.
+async fn hear_out(mut connection: TcpStream) -> io::Result<()> {
+    connection.shutdown().await?;
+    let mut rest = [0; 4096];
+    while connection.read(&mut rest).await? > 0 {}
+    Ok(())
+}
