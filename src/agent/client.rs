@@ -7,7 +7,7 @@ use crate::gluster::ShareKey;
 use crate::rpc::agent::cut_volume_response::Outcome;
 use crate::rpc::agent::node_agent_client::NodeAgentClient;
 use crate::rpc::agent::{CutVolumeRequest, GrowVolumeRequest, ReleaseVolumeRequest, VolumeStatusRequest};
-use crate::rpc::tls::{self, Certificates, Liveness};
+use crate::rpc::tls::{self, Certificates, Liveness, Trouble};
 use crate::rpc::{CallError, bounded, uds};
 use crate::volume::{
     AgentError, Agents, CutOrder, CutReport, GrowOrder, GrowReport, MergeCall, MergeReport, NodeId,
@@ -54,9 +54,12 @@ impl AgentClient {
 
     /// The address comes from the share, where any node can write any: who answers there proves by its certificate that it
     /// is an agent, and by doing what names a node that it is that node's.
-    fn channel(&self, address: &str) -> Result<Channel, String> {
+    fn channel(&self, address: &str) -> Result<(Channel, Trouble), String> {
         match address.parse().map_err(|error: InvalidAddress| error.to_string())? {
-            AgentAddress::Unix(path) => uds::channel(&path).map_err(|error| error.to_string()),
+            AgentAddress::Unix(path) => {
+                let channel = uds::channel(&path).map_err(|error| error.to_string())?;
+                Ok((channel, Trouble::default()))
+            }
             AgentAddress::Network { host, port } => {
                 let certificates = self.certificates.as_ref().ok_or(NO_CERTIFICATES)?;
                 Ok(tls::channel(&host, port, Arc::clone(certificates), self.liveness))
@@ -76,10 +79,10 @@ impl AgentClient {
         };
         // The channel and its call must be made where the runtime is.
         let _inside = self.runtime.enter();
-        let channel = self.channel(address).map_err(unreachable)?;
+        let (channel, trouble) = self.channel(address).map_err(unreachable)?;
         let agent = NodeAgentClient::new(channel).max_decoding_message_size(LONGEST_MESSAGE);
         self.runtime.block_on(bounded(limit, call(agent))).map_err(|error| match error {
-            CallError::Unreachable { reason } => unreachable(explained(reason)),
+            CallError::Unreachable { reason } => unreachable(explained(trouble.told().unwrap_or(reason))),
             CallError::Answered { code, message } if did_not_try(code) => {
                 unreachable(format!("it refused: {message}"))
             }

@@ -9,11 +9,13 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
+use sha2::{Digest, Sha256};
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
+use tokio_rustls::rustls::pki_types::DnsName;
 use uuid::Uuid;
 
 /// The folder of controllers' certificates.
@@ -23,7 +25,8 @@ pub const NODE: &str = "node";
 const AUTHORITY: &str = "ca";
 /// What is in each folder.
 const FILES: [&str; 3] = ["tls.crt", "tls.key", "ca.crt"];
-/// The same in every authority made here, so that its key alone is needed to sign again.
+/// With a part of the key's digest: two authorities by one name would be taken for each other, and the key alone is
+/// enough to sign again.
 const AUTHORITY_NAME: &str = "Strata agents";
 const AUTHORITY_DAYS: u32 = 3650;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -99,13 +102,13 @@ impl Authority {
         };
         let text = read(&key)?;
         let pair = KeyPair::from_pem(&text).with_context(|| format!("{} holds no key", key.display()))?;
-        Ok(Authority { issuer: Issuer::new(authority_params(), pair), certificate: read(&certificate)? })
+        Ok(Authority { issuer: Issuer::new(authority_params(&pair), pair), certificate: read(&certificate)? })
     }
 
     fn make(folder: &Path) -> Result<Self> {
         private_dir(folder)?;
         let key = KeyPair::generate().context("cannot make a key")?;
-        let params = authority_params();
+        let params = authority_params(&key);
         let certificate = params.self_signed(&key).context("cannot make an authority")?.pem();
         // The key first: a certificate without it would be useless for ever.
         write_atomic(&folder.join(FILES[1]), key.serialize_pem().as_bytes())?;
@@ -116,8 +119,9 @@ impl Authority {
     /// What a role's folder is to hold, in the order of [`FILES`].
     fn sign(&self, name: &str, usage: ExtendedKeyUsagePurpose, days: u32) -> Result<[String; 3]> {
         let key = KeyPair::generate().context("cannot make a key")?;
-        let invalid = || format!("no certificate can be for {name:?}: is the driver's name a DNS name?");
-        let mut params = CertificateParams::new([name.to_owned()]).with_context(invalid)?;
+        let fine = DnsName::try_from(name).is_ok();
+        ensure!(fine, "no certificate can be for {name:?}: the driver's name must be a DNS name");
+        let mut params = CertificateParams::new([name.to_owned()]).context("cannot make a certificate")?;
         params.distinguished_name.push(DnType::CommonName, name);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![usage];
@@ -128,14 +132,18 @@ impl Authority {
     }
 }
 
-fn authority_params() -> CertificateParams {
+fn authority_params(key: &KeyPair) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, AUTHORITY_NAME);
+    params.distinguished_name.push(DnType::CommonName, format!("{AUTHORITY_NAME} {}", short_digest(key)));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     valid_for(&mut params, AUTHORITY_DAYS);
     params
+}
+
+fn short_digest(key: &KeyPair) -> String {
+    Sha256::digest(key.public_key_raw()).iter().take(4).map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn valid_for(params: &mut CertificateParams, days: u32) {

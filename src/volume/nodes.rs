@@ -20,7 +20,7 @@ pub struct NodeRecord {
     pub schema: u32,
     /// Its name.
     pub node: NodeId,
-    /// Where its agent listens: `unix:///PATH`.
+    /// Where its agent listens: `unix:///PATH` or `https://HOST:PORT`.
     pub agent: String,
     /// When it last said so.
     pub heartbeat: Timestamp,

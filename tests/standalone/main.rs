@@ -1,5 +1,6 @@
 //! The whole driver over its CSI socket: a share in a folder, everything else real.
 
+mod agents;
 mod calls;
 mod driver;
 mod growth;

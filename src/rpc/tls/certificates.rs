@@ -56,15 +56,14 @@ impl Certificates {
     /// must have.
     pub fn open(dir: &Path, side: Side, own: &str, peer: &str) -> Result<Self, TlsError> {
         let (own, peer) = (dns_name(own)?, dns_name(peer)?);
-        let (files, current) = load(dir, side, &own)?;
+        let (files, current) = load(dir, side, &own, LOOKS)?;
         let kept = Kept { files, current: Arc::new(current), trouble: String::new(), warned: None };
         let opened = Certificates { dir: dir.to_owned(), side, own, peer, kept: Mutex::new(kept) };
         opened.current();
         Ok(opened)
     }
 
-    /// Whole days until our certificate ends, less than nothing once it has. None: the folder's own authority did not
-    /// sign it, so that nobody here can tell.
+    /// Whole days until our certificate ends, less than nothing once it has; None if that cannot be told.
     pub fn days_left(&self) -> Option<i64> {
         let ends = self.current().ends?;
         Some(ends.duration_since(Timestamp::now()).as_hours().div_euclid(24))
@@ -85,7 +84,7 @@ impl Certificates {
     pub(super) fn current(&self) -> Arc<Current> {
         // Whole values only.
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.changed(&kept.files) {
+        match self.changed(&kept) {
             Ok(None) => kept.trouble.clear(),
             Ok(Some((files, current))) => {
                 tracing::info!(dir = %self.dir.display(), "the certificates have changed, and the new ones are used");
@@ -103,12 +102,13 @@ impl Certificates {
         Arc::clone(&kept.current)
     }
 
-    fn changed(&self, known: &Files) -> Result<Option<(Files, Current)>, TlsError> {
-        if Files::read(&self.dir)? == *known {
-            Ok(None)
-        } else {
-            load(&self.dir, self.side, &self.own).map(Some)
+    fn changed(&self, kept: &Kept) -> Result<Option<(Files, Current)>, TlsError> {
+        if Files::read(&self.dir)? == kept.files {
+            return Ok(None);
         }
+        // What has been wrong for longer holds up no connection.
+        let looks = if kept.trouble.is_empty() { LOOKS } else { 1 };
+        load(&self.dir, self.side, &self.own, looks).map(Some)
     }
 
     fn warn_of_the_end(&self, kept: &mut Kept) {
@@ -146,7 +146,7 @@ fn dns_name(name: &str) -> Result<ServerName<'static>, TlsError> {
     }
 }
 
-fn load(dir: &Path, side: Side, own: &ServerName<'static>) -> Result<(Files, Current), TlsError> {
+fn load(dir: &Path, side: Side, own: &ServerName<'static>, looks: u32) -> Result<(Files, Current), TlsError> {
     let mut look = 1;
     loop {
         let read = Files::read(dir).and_then(|files| Ok((files.parse(dir)?, files)));
@@ -159,7 +159,7 @@ fn load(dir: &Path, side: Side, own: &ServerName<'static>) -> Result<(Files, Cur
                 }
                 return Ok((files, configure(dir, &identity, ends(&identity, side, own))?));
             }
-            Err(error) if look == LOOKS => return Err(error),
+            Err(error) if look >= looks => return Err(error),
             Err(_) => std::thread::sleep(BETWEEN_LOOKS),
         }
         look += 1;

@@ -1,6 +1,7 @@
 //! Calls over TLS.
 
 use super::certificates::Certificates;
+use super::noting::{Noting, Trouble};
 use hyper_util::rt::TokioIo;
 use std::io;
 use std::sync::Arc;
@@ -30,24 +31,30 @@ impl Default for Liveness {
 }
 
 /// A channel that connects when it is first used. Who answers must have the name that `certificates` expect; each
-/// connection uses what their folder holds when it is made.
-pub fn channel(host: &str, port: u16, certificates: Arc<Certificates>, liveness: Liveness) -> Channel {
-    let host = host.to_owned();
+/// connection uses what their folder holds when it is made. Beside it, what its connection ended with.
+pub fn channel(
+    host: &str,
+    port: u16,
+    certificates: Arc<Certificates>,
+    liveness: Liveness,
+) -> (Channel, Trouble) {
+    let (host, noted) = (host.to_owned(), Trouble::default());
+    let trouble = noted.clone();
     let connector = tower::service_fn(move |_: Uri| {
-        let (host, certificates) = (host.clone(), Arc::clone(&certificates));
+        let (host, certificates, trouble) = (host.clone(), Arc::clone(&certificates), noted.clone());
         async move {
             let connected = timeout(CONNECT_LIMIT, connect(&host, port, certificates)).await;
             let late = || format!("no connection within {} s", CONNECT_LIMIT.as_secs());
             let stream =
                 connected.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, late())))?;
-            Ok::<_, io::Error>(TokioIo::new(stream))
+            Ok::<_, io::Error>(TokioIo::new(Noting { stream, trouble }))
         }
     });
     // The name is never resolved: the connector knows where to go.
-    Endpoint::from_static("http://strata.invalid")
+    let endpoint = Endpoint::from_static("http://strata.invalid")
         .http2_keep_alive_interval(liveness.every)
-        .keep_alive_timeout(liveness.within)
-        .connect_with_connector_lazy(connector)
+        .keep_alive_timeout(liveness.within);
+    (endpoint.connect_with_connector_lazy(connector), trouble)
 }
 
 async fn connect(host: &str, port: u16, certificates: Arc<Certificates>) -> io::Result<TlsStream<TcpStream>> {

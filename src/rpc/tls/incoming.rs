@@ -44,14 +44,17 @@ async fn accept(
 ) {
     let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     loop {
-        // Never closed, so there is one some day; until then the kernel queues.
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        // Without a place the kernel queues.
+        let next = async {
+            let place = Arc::clone(&places).acquire_owned().await.map_err(io::Error::other)?;
+            Ok((listener.accept().await?, place))
+        };
+        let accepted: io::Result<_> = tokio::select! {
+            accepted = next => accepted,
             () = ready.closed() => return,
         };
         match accepted {
-            Ok((connection, address)) => {
+            Ok(((connection, address), place)) => {
                 let (certificates, ready) = (Arc::clone(&certificates), ready.clone());
                 tokio::spawn(async move {
                     if let Some(stream) = greet(connection, address, certificates, place).await {
@@ -77,8 +80,12 @@ async fn greet(
     match timeout(HANDSHAKE_LIMIT, handshake(connection, address, certificates, place)).await {
         Ok(Ok(stream)) => Some(stream),
         Ok(Err((error, connection))) => {
-            // A probe of the port ends like this, too.
-            tracing::warn!(from = %address, reason = %error, "a connection was refused");
+            if error.kind() == io::ErrorKind::UnexpectedEof {
+                // So do probes of the port.
+                tracing::debug!(from = %address, "a connection ended before its handshake did");
+            } else {
+                tracing::warn!(from = %address, reason = %error, "a connection was refused");
+            }
             if let Some(connection) = connection {
                 let _ = timeout(LINGER, hear_out(connection)).await;
             }

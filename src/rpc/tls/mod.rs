@@ -7,6 +7,7 @@ mod certificates;
 mod client;
 mod files;
 mod incoming;
+mod noting;
 mod own;
 mod stream;
 #[cfg(test)]
@@ -16,5 +17,6 @@ pub use certificates::{Certificates, keep_watch};
 pub use client::{Liveness, channel};
 pub use files::TlsError;
 pub use incoming::incoming;
+pub use noting::Trouble;
 pub use own::Side;
 pub use stream::{Peer, PeerStream, only_expected_peers};

@@ -27,7 +27,7 @@ pub(super) fn verdict(identity: &Identity, side: Side, name: &ServerName<'_>) ->
     verify(identity, side, name, UnixTime::now())
 }
 
-/// When it ends. None: nobody can tell, for the folder's own authority did not sign it.
+/// When it ends, if that can be told: of all checks, the one of its time comes first.
 pub(super) fn ends(identity: &Identity, side: Side, name: &ServerName<'_>) -> Option<Timestamp> {
     match verify(identity, side, name, UnixTime::since_unix_epoch(END_OF_TIME)) {
         Err(Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {

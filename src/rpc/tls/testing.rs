@@ -36,7 +36,7 @@ impl Authority {
     pub(crate) fn new() -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, "an authority for tests");
+        params.distinguished_name.push(DnType::CommonName, format!("an authority {}", uuid::Uuid::new_v4()));
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let pem = params.self_signed(&key).unwrap().pem();
