@@ -51,7 +51,7 @@ struct History {
 impl History {
     fn new(seed: u64) -> History {
         let domain = Domain::with(Policy { soft_depth: 6, ..Policy::default() });
-        let kind = if seed % 2 == 0 { VolumeKind::Qcow2 } else { VolumeKind::RawSparse };
+        let kind = if seed.is_multiple_of(2) { VolumeKind::Qcow2 } else { VolumeKind::RawSparse };
         let id = domain.create("pvc-0", kind);
         let mut history = History {
             domain,
