@@ -4,7 +4,7 @@ SHELL := /bin/bash
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help packages demo test soak sanity bench-volume fmt lint clean-cache
+.PHONY: help packages demo test test-stores soak sanity bench-volume fmt lint clean-cache
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -18,6 +18,9 @@ demo: packages ## The whole job on real parts: GlusterFS, snapshots, backup, res
 
 test: packages $(if $(CI),lint) ## Builds and runs every test; T="name …" for some test programs
 	scripts/run-tests $(T)
+
+test-stores: packages ## The contract of stores over more servers: ENDPOINT=URL and AWS_* for one that you have
+	scripts/run-store-tests $(ENDPOINT)
 
 sanity: packages ## csi-sanity against a real driver: make sanity CSI_SANITY=/path/to/csi-sanity
 	CSI_SANITY="$(CSI_SANITY)" scripts/run-sanity

@@ -2,7 +2,11 @@
 
 mod contract;
 mod directory;
+mod faults;
+mod faulty;
 mod kinds;
+mod moto;
+mod requests;
 #[path = "../backup/s3_server.rs"]
 mod s3_server;
 #[path = "../backup/util.rs"]

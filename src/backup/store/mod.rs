@@ -6,11 +6,12 @@
 
 mod local;
 mod object;
-mod probe;
+mod options;
 mod url;
 
 pub use local::LocalStore;
-pub use object::{ObjectBacked, S3Options, Upload};
+pub use object::{ObjectBacked, Upload};
+pub use options::{S3Options, Timeouts};
 pub use url::{RepositoryUrl, open};
 
 use bytes::Bytes;
@@ -47,6 +48,8 @@ pub struct Unfinished {
     pub key: String,
     /// What the store calls it.
     pub id: String,
+    /// Bytes that it takes up; 0 where the store does not tell.
+    pub size: u64,
     /// When it was begun, by the store's clock.
     pub begun: Timestamp,
 }

@@ -11,11 +11,13 @@ pub(in crate::cli) use snapshot::{OpenShare, PinnedSource, work_folder};
 
 use super::exit::Failure;
 use super::output::{self, Output};
-use crate::backup::store::{self, RepositoryUrl, S3Options};
+use crate::backup::store::{self, RepositoryUrl, S3Options, Timeouts};
 use crate::backup::{Cancel, Canceller, Engine};
 use clap::{Args, Subcommand};
 use serde::Serialize;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use uuid::Uuid;
 
@@ -53,11 +55,12 @@ struct RepositoryArgs {
     output: Output,
 }
 
-/// How S3 is reached.
+/// How S3 is reached. Credentials come from the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and
+/// AWS_SESSION_TOKEN; a role by AWS_ROLE_ARN and AWS_WEB_IDENTITY_TOKEN_FILE, or the machine's own.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct S3Args {
-    /// The S3 server, unless it is Amazon's.
-    #[arg(long, env = "AWS_ENDPOINT_URL", value_name = "URL")]
+    /// The S3 server, unless it is Amazon's; else AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL.
+    #[arg(long, value_name = "URL")]
     endpoint: Option<String>,
     /// The S3 region.
     #[arg(long, env = "AWS_REGION")]
@@ -65,16 +68,37 @@ pub(in crate::cli) struct S3Args {
     /// Address the bucket as http://BUCKET.HOST/ instead of http://HOST/BUCKET/.
     #[arg(long)]
     virtual_host_style: bool,
+    /// PEM certificates to trust besides the system's.
+    #[arg(long, env = "AWS_CA_BUNDLE", value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// The HTTP proxy, but for hosts that NO_PROXY names; else HTTPS_PROXY or HTTP_PROXY.
+    #[arg(long, value_name = "URL")]
+    proxy: Option<String>,
+    /// Seconds without any byte moving until a request is tried again.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    stall_timeout: u64,
+    /// Seconds from a request's begin until it is not tried again.
+    #[arg(long, value_name = "SECONDS", default_value_t = 180, value_parser = clap::value_parser!(u64).range(1..=840))]
+    retry_timeout: u64,
 }
 
 impl S3Args {
     /// For the client; credentials come from the environment.
     pub fn options(&self) -> S3Options {
+        let timeouts = Timeouts {
+            stall: Duration::from_secs(self.stall_timeout),
+            give_up: Duration::from_secs(self.retry_timeout),
+            ..Timeouts::default()
+        };
         S3Options {
             endpoint: self.endpoint.clone(),
             region: self.region.clone(),
             virtual_host_style: self.virtual_host_style,
             credentials: None,
+            session_token: None,
+            ca_file: self.ca_file.clone(),
+            proxy: self.proxy.clone(),
+            timeouts,
         }
     }
 }

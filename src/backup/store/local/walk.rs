@@ -58,7 +58,10 @@ pub(super) fn unfinished(root: &Path) -> io::Result<Vec<Unfinished>> {
         let Ok(id) = entry.file_name().into_string() else { continue };
         match entry.metadata() {
             Err(e) if e.kind() == ErrorKind::NotFound => {}
-            meta => found.push(Unfinished { key: String::new(), id, begun: modified(&meta?) }),
+            meta => {
+                let meta = meta?;
+                found.push(Unfinished { key: String::new(), id, size: meta.len(), begun: modified(&meta) });
+            }
         }
     }
     found.sort_unstable();

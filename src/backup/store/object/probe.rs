@@ -1,6 +1,6 @@
 //! Whether a store honours `If-None-Match: *`. Some ignore it silently, some only under a race.
 
-use super::Exclusive;
+use crate::backup::store::Exclusive;
 use futures::future::join_all;
 use object_store::path::Path;
 use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode};

@@ -1,0 +1,146 @@
+//! Backups over a store that fails: no half one is ever listed, the cause is told, and trying again works.
+
+use crate::faulty::{Fault, Faulty, Request};
+use crate::requests::store;
+use crate::s3_server::S3Server;
+use crate::util::{create, noise, restored, small};
+use bytes::Bytes;
+use rstest::rstest;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use strata::backup::store::{Store, StoreError};
+use strata::backup::{Engine, ParentChoice};
+use uuid::Uuid;
+
+/// Five chunks.
+fn data() -> Vec<u8> {
+    noise(4, 5 * 16 * 1024)
+}
+
+/// What passes when it is asked again is asked again: the first try of each request fails.
+#[rstest]
+#[case::overloaded(Fault::Answer(503, "SlowDown"))]
+#[case::too_many_requests(Fault::Answer(429, "TooManyRequests"))]
+#[case::internal_error(Fault::Answer(500, "InternalError"))]
+#[case::reset(Fault::Reset)]
+#[case::lost_answers(Fault::LoseAnswer)]
+#[case::stalled(Fault::Stall)]
+#[case::truncated(Fault::Truncate)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fault_that_passes_is_not_seen(#[case] fault: Fault) {
+    let server = S3Server::start();
+    store(&server.endpoint).ensure().await.unwrap();
+    let of_objects = |r: &Request| r.target.contains("_backup_") && r.target.contains("/bucket/");
+    let faulty = Faulty::start(&server.endpoint, move |r| match r.before {
+        0 if of_objects(r) && (fault != Fault::Truncate || r.method == "GET") => fault,
+        _ => Fault::None,
+    });
+    let engine = Engine::new(Arc::new(store(&faulty.endpoint)));
+    let data = data();
+    let report = create(&engine, &data, &small(Uuid::new_v4(), ParentChoice::None)).await.unwrap();
+    assert!(restored(&engine, report.backup_id).await == data);
+    assert!(faulty.seen().iter().any(|r| r.before > 0), "no request was made twice");
+}
+
+/// An object whose making was acknowledged to nobody is ours when we look again.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_whose_answer_was_lost_is_no_strangers() {
+    let server = S3Server::start();
+    store(&server.endpoint).ensure().await.unwrap();
+    let faulty = Faulty::start(&server.endpoint, |r| match (r.target.as_str(), r.before) {
+        ("/bucket/ours" | "/bucket/taken", 0) if r.method == "PUT" => Fault::LoseAnswer,
+        _ => Fault::None,
+    });
+    let through = store(&faulty.endpoint);
+    through.put_new("ours", Bytes::from_static(b"bytes")).await.unwrap();
+    store(&server.endpoint).put("taken", Bytes::from_static(b"others")).await.unwrap();
+    let refused = through.put_new("taken", Bytes::from_static(b"bytes")).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Exists { .. }), "{refused}");
+    assert_eq!(through.get("taken", 100).await.unwrap(), "others");
+}
+
+/// Whatever does not pass ends the backup with its cause; nothing of it is a backup, and it can be tried again.
+#[rstest]
+#[case::denied(Fault::Answer(403, "AccessDenied"), "AccessDenied")]
+#[case::overloaded(Fault::Answer(503, "SlowDown"), "SlowDown")]
+#[case::stalled(Fault::Stall, "no byte moved")]
+#[case::reset(Fault::Reset, "reset")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fault_in_the_middle_that_stays_leaves_no_backup(#[case] fault: Fault, #[case] cause: &str) {
+    let server = S3Server::start();
+    let direct = Engine::new(Arc::new(store(&server.endpoint)));
+    store(&server.endpoint).ensure().await.unwrap();
+    let (chunks, broken) = (AtomicUsize::new(0), Arc::new(AtomicBool::new(true)));
+    let still = Arc::clone(&broken);
+    // From the third chunk on no write is possible, no removal either.
+    let faulty = Faulty::start(&server.endpoint, move |r| {
+        let writes = r.method == "PUT" && r.is_of_a_chunk();
+        let met = writes && chunks.fetch_add(1, Ordering::SeqCst) >= 2;
+        let after = chunks.load(Ordering::SeqCst) > 2 && ["PUT", "DELETE"].contains(&r.method.as_str());
+        if (met || after) && still.load(Ordering::SeqCst) { fault } else { Fault::None }
+    });
+    let engine = Engine::new(Arc::new(store(&faulty.endpoint)));
+    let (data, volume) = (data(), Uuid::new_v4());
+    let told = create(&engine, &data, &small(volume, ParentChoice::None)).await.unwrap_err().to_string();
+    assert!(told.contains(cause) && told.contains(&format!("volume_{volume}/")), "{told}");
+    let left = store(&server.endpoint).list("").await.unwrap();
+    assert!(left.iter().all(|object| !object.key.ends_with("_metadata")), "{left:?}");
+    let listed = direct.list(None).await.unwrap();
+    assert!(listed.is_empty(), "{listed:?}");
+    broken.store(false, Ordering::SeqCst);
+    let report = create(&engine, &data, &small(volume, ParentChoice::Latest)).await.unwrap();
+    assert!(restored(&direct, report.backup_id).await == data);
+}
+
+/// B8: wrong bytes and lost objects are told by name.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_back_wrong_or_not_at_all_is_told() {
+    let server = S3Server::start();
+    let direct = Engine::new(Arc::new(store(&server.endpoint)));
+    let (data, volume) = (data(), Uuid::new_v4());
+    let report = create(&direct, &data, &small(volume, ParentChoice::None)).await.unwrap();
+    let chunk = format!("{}-00002", report.prefix);
+    let wrong = chunk.clone();
+    let flips = Faulty::start(&server.endpoint, move |r| match r.target.contains(&wrong) {
+        true if r.method == "GET" => Fault::Flip,
+        _ => Fault::None,
+    });
+    let told = fails_to_restore(&Engine::new(Arc::new(store(&flips.endpoint))), report.backup_id).await;
+    assert!(told.contains(&chunk), "{told}");
+    assert!(restored(&direct, report.backup_id).await == data);
+    store(&server.endpoint).delete(&chunk).await.unwrap();
+    let told = fails_to_restore(&direct, report.backup_id).await;
+    assert!(told.contains(&chunk) || told.contains("00002"), "{told}");
+}
+
+async fn fails_to_restore(engine: &Engine, backup: Uuid) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let to = folder.path().join("volume");
+    let done = crate::util::restore(engine, backup, &to, strata::image::Format::Raw, false).await;
+    assert!(!to.exists(), "a broken restore left its file");
+    done.unwrap_err().to_string()
+}
+
+/// What moves slowly is not cut; what stands still is, soon.
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_is_not_stalled() {
+    let server = S3Server::start();
+    store(&server.endpoint).ensure().await.unwrap();
+    let faulty = Faulty::start(&server.endpoint, |r| match r.method.as_str() {
+        "PUT" => Fault::Slowly,
+        "GET" if r.target.contains("small") => Fault::Stall,
+        _ => Fault::None,
+    });
+    let slow = store(&faulty.endpoint);
+    let started = Instant::now();
+    let body = Bytes::from(vec![7; 8 << 20]);
+    slow.put("large", body.clone()).await.unwrap();
+    assert!(started.elapsed() > Duration::from_secs(2), "it was not slow: {:?}", started.elapsed());
+    assert_eq!(faulty.seen().iter().filter(|r| r.method == "PUT").count(), 1, "it was cut and sent again");
+    assert_eq!(slow.get("large", 1 << 30).await.unwrap(), body);
+    let started = Instant::now();
+    let told = slow.get("small", 10).await.unwrap_err().to_string();
+    assert!(told.contains("no byte moved for 1.0 s") && told.contains("retries"), "{told}");
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+}

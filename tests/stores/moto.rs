@@ -1,0 +1,122 @@
+//! The contract over moto's server: exact where other servers are not, and with a certificate.
+
+use crate::contract::{contract, job};
+use crate::requests::options;
+use bytes::Bytes;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use strata::backup::store::{Exclusive, ObjectBacked, S3Options, Store};
+
+/// Runs until it is dropped.
+struct Moto {
+    process: Child,
+    address: String,
+}
+
+impl Moto {
+    fn start(extra: &[&str]) -> Moto {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/ensure-moto");
+        let ensured = Command::new(script).stderr(Stdio::inherit()).output().unwrap();
+        assert!(ensured.status.success(), "moto's server cannot be had: see above");
+        let program = PathBuf::from(String::from_utf8(ensured.stdout).unwrap().trim());
+        // Free a moment ago: moto cannot be handed a socket.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut command = Command::new(program);
+        command.args(["-H", "127.0.0.1", "-p", &port.to_string()]).args(extra);
+        let process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let moto = Moto { process, address: format!("127.0.0.1:{port}") };
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while TcpStream::connect(&moto.address).is_err() {
+            assert!(Instant::now() < deadline, "moto does not listen");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        moto
+    }
+}
+
+impl Drop for Moto {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A slow interpreter on a busy machine is no stalled store.
+fn patient(endpoint: &str) -> S3Options {
+    S3Options { timeouts: Default::default(), ..options(endpoint) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn moto_keeps_the_contract_and_is_found_exact() {
+    let moto = Moto::start(&[]);
+    let options = patient(&format!("http://{}", moto.address));
+    let store = ObjectBacked::s3("bucket", "some/prefix", &options).unwrap();
+    contract(&store).await;
+    assert_eq!(store.exclusive().await.unwrap(), Exclusive::Honoured);
+    unfinished(&store).await;
+    job(Arc::new(store)).await;
+    let whole = ObjectBacked::s3("bucket", "", &options).unwrap();
+    assert_eq!(whole.list("").await.unwrap(), vec![], "the probe left something");
+}
+
+/// An upload whose writer died is told and removed.
+async fn unfinished(store: &ObjectBacked) {
+    let mut writer = store.begin("volume_a/1").await.unwrap();
+    for _ in 0..3 {
+        writer.write(Bytes::from(vec![1; 5 << 20])).await.unwrap();
+    }
+    drop(writer);
+    let left = store.unfinished().await.unwrap();
+    assert_eq!(left.len(), 1, "{left:?}");
+    assert_eq!(left[0].key, "volume_a/1");
+    store.remove_unfinished(&left[0]).await.unwrap();
+    store.remove_unfinished(&left[0]).await.unwrap();
+    assert_eq!(store.unfinished().await.unwrap(), vec![]);
+}
+
+/// A certificate of nobody known is refused with what to do; with its signer's it is trusted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_private_certificate_is_trusted_when_told_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (ca, ca_key, leaf, leaf_key) = (file("ca.pem"), file("ca.key"), file("leaf.pem"), file("leaf.key"));
+    let new = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-x509"];
+    openssl(&[&["req"], &new[..], &["-subj", "/CN=A signer", "-keyout", &ca_key, "-out", &ca]].concat());
+    let named = ["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"];
+    let signed =
+        ["-subj", "/CN=A server", "-CA", &ca, "-CAkey", &ca_key, "-keyout", &leaf_key, "-out", &leaf];
+    openssl(&[&["req"], &new[..], &named[..], &signed[..]].concat());
+    let moto = Moto::start(&["-c", &leaf, "-k", &leaf_key]);
+    let endpoint = format!("https://{}", moto.address);
+    let error = ObjectBacked::s3("bucket", "", &patient(&endpoint)).unwrap().ensure().await.unwrap_err();
+    let told = error.to_string();
+    assert!(told.contains("invalid peer certificate") && told.contains("--ca-file"), "{told}");
+    let trusting = S3Options { ca_file: Some(ca.into()), ..patient(&endpoint) };
+    let store = ObjectBacked::s3("bucket", "", &trusting).unwrap();
+    store.ensure().await.unwrap();
+    store.put_new("volume_a", Bytes::from_static(b"1")).await.unwrap();
+}
+
+fn openssl(arguments: &[&str]) {
+    let done = Command::new("openssl").args(arguments).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// Any server, for `make test-stores`: STRATA_TEST_ENDPOINT, STRATA_TEST_BUCKET (made when missing, used under
+/// a prefix of its own) and the AWS_* variables.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a server: make test-stores ENDPOINT=URL"]
+async fn the_endpoint_given_keeps_the_contract() {
+    let endpoint = std::env::var("STRATA_TEST_ENDPOINT").expect("STRATA_TEST_ENDPOINT is not set");
+    let bucket = std::env::var("STRATA_TEST_BUCKET").unwrap_or_else(|_| "strata-test".to_owned());
+    let options = S3Options { endpoint: Some(endpoint), ..S3Options::default() };
+    let prefix = format!("contract-{}", uuid::Uuid::new_v4());
+    let store = ObjectBacked::s3(&bucket, &prefix, &options).unwrap();
+    contract(&store).await;
+    println!("exclusive create: {:?}", store.exclusive().await.unwrap());
+    unfinished(&store).await;
+    job(Arc::new(store)).await;
+}
