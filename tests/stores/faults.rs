@@ -144,3 +144,22 @@ async fn slow_is_not_stalled() {
     assert!(told.contains("no byte moved for 1.0 s") && told.contains("retries"), "{told}");
     assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
 }
+
+/// Who may only read can list and restore: nothing is tried out for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn reading_needs_no_right_to_write() {
+    let server = S3Server::start();
+    let direct = Engine::new(Arc::new(store(&server.endpoint)));
+    let data = data();
+    let report = create(&direct, &data, &small(Uuid::new_v4(), ParentChoice::None)).await.unwrap();
+    let reads = Faulty::start(&server.endpoint, |r| match r.method.as_str() {
+        "GET" | "HEAD" => Fault::None,
+        _ => Fault::Answer(403, "AccessDenied"),
+    });
+    let engine = Engine::new(Arc::new(store(&reads.endpoint)));
+    assert_eq!(engine.list(None).await.unwrap().len(), 1);
+    assert!(restored(&engine, report.backup_id).await == data);
+    assert!(reads.seen().iter().all(|r| r.method == "GET" || r.method == "HEAD"));
+    let told = store(&reads.endpoint).put_new("a", Bytes::new()).await.unwrap_err().to_string();
+    assert!(told.contains("AccessDenied"), "{told}");
+}
