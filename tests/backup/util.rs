@@ -1,6 +1,5 @@
 //! Volumes in memory, engines over stores, and digests.
 
-use crate::s3_server::{ACCESS_KEY, S3Server, SECRET_KEY};
 use sha2::{Digest, Sha256};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -140,16 +139,4 @@ pub fn noise(seed: u64, length: usize) -> Vec<u8> {
     }
     data.truncate(length);
     data
-}
-
-/// A store on an S3 server in this process, in a bucket that does not exist yet.
-pub fn s3_store(server: &S3Server, bucket: &str, prefix: &str) -> strata::backup::store::ObjectBacked {
-    use strata::backup::store::{ObjectBacked, S3Options};
-    let options = S3Options {
-        endpoint: Some(server.endpoint.clone()),
-        region: Some("us-east-1".to_owned()),
-        credentials: Some((ACCESS_KEY.to_owned(), SECRET_KEY.to_owned())),
-        ..S3Options::default()
-    };
-    ObjectBacked::s3(bucket, prefix, &options).unwrap()
 }

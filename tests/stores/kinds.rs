@@ -1,12 +1,12 @@
 //! The contract over each kind of store that a test can have by itself.
 
 use crate::contract::{contract, contract_without_races, job};
+use crate::requests::options;
 use crate::s3_server::S3Server;
-use crate::util::s3_store;
 use bytes::Bytes;
 use rstest::rstest;
 use std::sync::Arc;
-use strata::backup::store::{LocalStore, ObjectBacked, RepositoryUrl, Store, StoreError};
+use strata::backup::store::{LocalStore, ObjectBacked, RepositoryUrl, S3Options, Store, StoreError};
 
 #[tokio::test]
 async fn memory_keeps_the_contract() {
@@ -43,6 +43,12 @@ async fn a_directory_of_a_lesser_filesystem_keeps_the_contract(#[case] links: bo
 async fn a_directory_in_memory_keeps_the_contract() {
     let folder = tempfile::tempdir_in("/dev/shm").unwrap();
     contract(&LocalStore::new(folder.path().join("repository"))).await;
+}
+
+fn s3_store(server: &S3Server, bucket: &str, prefix: &str) -> ObjectBacked {
+    // A busy machine is no stalled store.
+    let options = S3Options { timeouts: Default::default(), ..options(&server.endpoint) };
+    ObjectBacked::s3(bucket, prefix, &options).unwrap()
 }
 
 /// B4: the bucket is made when it is missing. This server looks and then writes. B15: path style, unsigned payloads.
