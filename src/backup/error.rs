@@ -21,6 +21,8 @@ pub enum ErrorKind {
     NotFound,
     /// Refused: it would destroy or tear something.
     Unsafe,
+    /// What is in the repository is not what was stored.
+    Damaged,
     /// The caller asked it to stop.
     Cancelled,
 }
@@ -277,6 +279,13 @@ impl BackupError {
             | BackupError::LockTarget { source: LockError::Held { .. }, .. }
             | BackupError::ObjectExists { .. }
             | BackupError::HasDependents { .. } => ErrorKind::Unsafe,
+            BackupError::Format { .. }
+            | BackupError::Damaged { .. }
+            | BackupError::Lost { .. }
+            | BackupError::MissingObject { .. }
+            | BackupError::SurplusObject { .. }
+            | BackupError::NoParent { .. }
+            | BackupError::BadChain { .. } => ErrorKind::Damaged,
             BackupError::Cancelled => ErrorKind::Cancelled,
             BackupError::LeftBehind { error, .. } => error.kind(),
             _ => ErrorKind::Failed,

@@ -11,10 +11,15 @@ pub mod format;
 mod hash_reader;
 mod list;
 mod progress;
+mod repair;
+mod repair_chunk;
+mod repair_hashes;
 mod restore;
 mod source;
 pub mod store;
 mod upload;
+mod verify;
+mod verify_set;
 mod window;
 
 pub use create::{CreateOptions, CreateReport, ParentChoice};
@@ -24,8 +29,10 @@ pub use error::{BackupError, ErrorKind};
 pub use export::{Export, Exported};
 pub use list::{BackupInfo, ChainInfo};
 pub use progress::{Cancel, Canceller, Progress, ProgressState};
+pub use repair::{RepairOptions, RepairReport, Repaired};
 pub use restore::{Damaged, Limits, Loss, RestoreOptions, RestoreReport, refuse_used_source};
 pub use source::{Changed, DataPoint, SnapshotSource};
+pub use verify::{Damage, VerifyOptions, VerifyReport, Which};
 
 use snafu::ResultExt;
 

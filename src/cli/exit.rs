@@ -9,7 +9,7 @@ use std::process::ExitCode;
 pub struct Failure {
     /// The whole chain of causes.
     pub message: String,
-    /// 1 failed, 2 usage, 3 not found, 4 refused as unsafe.
+    /// 1 failed, 2 usage, 3 not found, 4 refused as unsafe, 5 a backup is damaged.
     pub code: u8,
 }
 
@@ -42,6 +42,7 @@ impl From<BackupError> for Failure {
             ErrorKind::Usage => 2,
             ErrorKind::NotFound => 3,
             ErrorKind::Unsafe => 4,
+            ErrorKind::Damaged => 5,
         };
         Failure { message: error.to_string(), code }
     }

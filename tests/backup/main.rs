@@ -6,8 +6,11 @@ mod cinder;
 mod cli;
 mod engine;
 mod export;
+mod repair;
+mod restore;
 mod s3_server;
 mod snapshot;
 #[path = "../support/mod.rs"]
 mod support;
 mod util;
+mod verify;

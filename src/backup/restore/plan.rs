@@ -9,7 +9,7 @@ use std::ops::Range;
 
 /// One object to fetch, once, and the parts of the volume that are taken from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Fetch {
+pub(in crate::backup) struct Fetch {
     pub extent: Extent,
     /// Its bytes in the repository; `None` when it is not there.
     pub stored: Option<u64>,
@@ -19,7 +19,7 @@ pub(super) struct Fetch {
 
 /// What a restore does.
 #[derive(Debug)]
-pub(super) struct Plan {
+pub(in crate::backup) struct Plan {
     pub size: u64,
     /// By where in the volume each begins.
     pub fetches: Vec<Fetch>,
@@ -27,7 +27,11 @@ pub(super) struct Plan {
 
 /// Makes the plan; every byte of `wanted` (all below the volume's end, when `None`) comes from exactly one
 /// object. What is wanted grows to whole blocks of `block` bytes, for a hash is of a whole one.
-pub(super) fn fold(chain: Chain, block: u64, wanted: Option<Range<u64>>) -> Result<Plan, BackupError> {
+pub(in crate::backup) fn fold(
+    chain: Chain,
+    block: u64,
+    wanted: Option<Range<u64>>,
+) -> Result<Plan, BackupError> {
     let backup = chain.newest().prefix.backup();
     let size = chain.size();
     let broken = |reason: String| BadChainSnafu { backup, reason };

@@ -160,7 +160,10 @@ async fn create(
 }
 
 /// Opens one image that nobody uses, and keeps every QEMU from writing to it until the lock is dropped.
-fn open_image(path: &Path, format: Format) -> Result<(Arc<dyn SnapshotSource>, ImageLock), Failure> {
+pub(super) fn open_image(
+    path: &Path,
+    format: Format,
+) -> Result<(Arc<dyn SnapshotSource>, ImageLock), Failure> {
     let lock = ImageLock::read(path).map_err(|e| match e {
         LockError::Held { .. } => Failure::refused(e),
         LockError::Io { .. } => Failure::failed(e),

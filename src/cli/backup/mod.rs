@@ -2,8 +2,10 @@
 
 mod create;
 mod inspect;
+mod repair;
 mod restore;
 mod snapshot;
+mod verify;
 mod workdir;
 
 pub(in crate::cli) use create::parse_format;
@@ -34,6 +36,10 @@ enum Verb {
     Create(Box<create::CreateArgs>),
     /// Write a backup into a file or block device.
     Restore(restore::RestoreArgs),
+    /// Check backups where they are.
+    Verify(verify::VerifyArgs),
+    /// Make damaged objects anew, from an image or from other backups of the volume.
+    Repair(Box<repair::RepairArgs>),
     /// List the backups of a repository.
     List(inspect::ListArgs),
     /// Show one backup.
@@ -127,7 +133,15 @@ pub fn run(args: BackupArgs) -> ExitCode {
         }
         Verb::Restore(args) => {
             let output = args.repository.output;
-            show(output, restore::run(&args), restore::text)
+            show_judged(output, restore::run(&args), restore::text, restore::code)
+        }
+        Verb::Verify(args) => {
+            let output = args.repository.output;
+            show_judged(output, verify::run(&args), verify::text, verify::code)
+        }
+        Verb::Repair(args) => {
+            let output = args.repository.output;
+            show_judged(output, repair::run(&args), repair::text, repair::code)
         }
         Verb::List(args) => {
             let output = args.repository.output;
@@ -150,11 +164,23 @@ pub(in crate::cli) fn show<T: Serialize>(
     work: impl Future<Output = Result<T, Failure>>,
     text: fn(&T) -> String,
 ) -> ExitCode {
+    show_judged(output, work, text, |_| 0)
+}
+
+/// The same, for results that are not all good.
+fn show_judged<T: Serialize>(
+    output: Output,
+    work: impl Future<Output = Result<T, Failure>>,
+    text: fn(&T) -> String,
+    code: fn(&T) -> u8,
+) -> ExitCode {
     let result = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime.block_on(work),
         Err(e) => Err(Failure::failed(format!("the runtime cannot start: {e}"))),
     };
-    output::finish(output, result, text)
+    let code = result.as_ref().map_or(0, code);
+    let shown = output::finish(output, result, text);
+    if shown == ExitCode::SUCCESS { ExitCode::from(code) } else { shown }
 }
 
 /// Ctrl-C and SIGTERM ask the operation to stop; it cleans up and then ends. A second one ends it at once.

@@ -1,0 +1,105 @@
+//! Repairs: from other backups, from an image, from what is left; and what cannot be repaired.
+
+use crate::restore::{Harm, harm};
+use crate::util::{Bytes, Repository, noise, small};
+use rstest::rstest;
+use std::sync::Arc;
+use strata::backup::format::Compression;
+use strata::backup::{
+    Cancel, CreateOptions, Limits, ParentChoice, Progress, RepairOptions, RepairReport, SnapshotSource,
+};
+use uuid::Uuid;
+
+async fn repair(repository: &Repository, backup: Uuid, image: Option<&[u8]>) -> RepairReport {
+    let source = image.map(|data| Arc::new(Bytes(data.to_vec())) as Arc<dyn SnapshotSource>);
+    let options = RepairOptions { backup, source, hash_block: None, limits: Limits::default() };
+    repository.engine.repair(&options, &Progress::default(), &Cancel::never()).await.unwrap()
+}
+
+/// From an image of a later day that still has these blocks; from a second full backup; by each word of compression.
+#[rstest]
+#[tokio::test]
+async fn chunks_are_made_anew(
+    #[values(Harm::BitFlip, Harm::Truncated, Harm::Missing, Harm::Swapped, Harm::Bomb)] kind: Harm,
+    #[values(Compression::Zstd, Compression::Zlib, Compression::None)] compression: Compression,
+    #[values(true, false)] from_image: bool,
+) {
+    let repository = Repository::new();
+    let (volume, mut data) = (Uuid::new_v4(), noise(1, 100_003));
+    let options = CreateOptions { compression, ..small(volume, ParentChoice::None) };
+    let full = repository.create(&data, &options).await.unwrap();
+    let before = data.clone();
+    data[70_000] ^= 1;
+    if !from_image {
+        repository.create(&data, &options).await.unwrap();
+    }
+    let key = harm(&repository, &full.prefix, 2, kind);
+    let report = repair(&repository, full.backup_id, from_image.then_some(&data[..])).await;
+    assert!(report.good && report.left.is_empty(), "{report:?}");
+    assert_eq!(report.repaired.len(), 1);
+    assert_eq!(report.repaired[0].object, key);
+    assert!(repository.restored(full.backup_id).await == before);
+    assert!(repair(&repository, full.backup_id, None).await.repaired.is_empty());
+}
+
+/// What is nowhere else is named, nothing is stored for it, and what is left of the object stays.
+#[tokio::test]
+async fn what_is_lost_is_named() {
+    let repository = Repository::new();
+    let (volume, mut data) = (Uuid::new_v4(), noise(2, 100_003));
+    let options = CreateOptions { compression: Compression::None, ..small(volume, ParentChoice::None) };
+    let full = repository.create(&data, &options).await.unwrap();
+    let key = harm(&repository, &full.prefix, 2, Harm::BitFlip);
+    let damaged = std::fs::read(repository.file(&key)).unwrap();
+    // The image differs in the very block that is damaged.
+    data[16_384 + 8192] ^= 1;
+    let report = repair(&repository, full.backup_id, Some(&data)).await;
+    assert!(!report.good && report.repaired.is_empty());
+    assert_eq!(report.left.len(), 1);
+    assert!(report.left[0].reason.contains("the bytes 24576-25600 are found nowhere else"), "{report:?}");
+    assert_eq!(std::fs::read(repository.file(&key)).unwrap(), damaged);
+}
+
+/// A hash file that is lost or wrong is made from the chunks, byte for byte; with a chunk lost too it cannot.
+#[rstest]
+#[case::missing(None)]
+#[case::garbage(Some(&b"{"[..]))]
+#[tokio::test]
+async fn a_hash_file_is_made_anew(#[case] content: Option<&[u8]>) {
+    let repository = Repository::new();
+    let (volume, mut data) = (Uuid::new_v4(), noise(3, 100_003));
+    repository.create(&data, &small(volume, ParentChoice::None)).await.unwrap();
+    data[40_000..60_000].fill(0);
+    let made = repository.create(&data, &small(volume, ParentChoice::Latest)).await.unwrap();
+    let key = format!("{}_sha256file", made.prefix);
+    let before = std::fs::read(repository.file(&key)).unwrap();
+    let spoil = || match content {
+        Some(bytes) => std::fs::write(repository.file(&key), bytes).unwrap(),
+        None => std::fs::remove_file(repository.file(&key)).unwrap(),
+    };
+    spoil();
+    let report = repair(&repository, made.backup_id, None).await;
+    assert!(report.good, "{report:?}");
+    assert!(std::fs::read(repository.file(&key)).unwrap() == before);
+    assert!(repository.restored(made.backup_id).await == data);
+    spoil();
+    let chunk = harm(&repository, &made.prefix, 1, Harm::Missing);
+    let report = repair(&repository, made.backup_id, None).await;
+    let left: Vec<&str> = report.left.iter().map(|damage| damage.object.as_str()).collect();
+    assert!(!report.good && left.contains(&key.as_str()) && left.contains(&chunk.as_str()), "{report:?}");
+}
+
+/// A lost manifest cannot be made anew, and is told of.
+#[tokio::test]
+async fn a_manifest_stays_lost() {
+    let repository = Repository::new();
+    let data = noise(4, 50_000);
+    let full = repository.create(&data, &small(Uuid::new_v4(), ParentChoice::None)).await.unwrap();
+    let key = format!("{}_metadata", full.prefix);
+    std::fs::write(repository.file(&key), b"{").unwrap();
+    let report = repair(&repository, full.backup_id, Some(&data)).await;
+    assert!(
+        !report.good && report.left[0].object == key && report.left[0].reason.contains("a manifest cannot")
+    );
+    assert_eq!(std::fs::read(repository.file(&key)).unwrap(), b"{");
+}
