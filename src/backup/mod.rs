@@ -19,6 +19,7 @@ mod source;
 pub mod store;
 mod upload;
 mod verify;
+mod verify_read;
 mod verify_set;
 mod window;
 

@@ -5,17 +5,15 @@ use super::catalog::{BackupSet, Catalog};
 use super::engine::Engine;
 use super::error::{BackupError, NoSuchBackupSnafu};
 use super::format::{Extent, Manifest};
-use super::hash_reader::HashReader;
 use super::restore::check::{Fault, Job};
 use super::restore::flow::{Flow, Sink, Tally};
-use super::restore::hash_window::HashWindow;
+use super::verify_read::verify_family;
 use super::verify_set::Family;
 use super::{Cancel, Limits, Progress};
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 use snafu::OptionExt;
 use std::collections::{BTreeMap, HashMap};
-use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use uuid::Uuid;
@@ -93,7 +91,7 @@ pub struct VerifyReport {
 
 /// What the chunks that were read turned out to be.
 #[derive(Default)]
-struct Findings {
+pub(super) struct Findings {
     progress: Progress,
     bytes: Mutex<u64>,
     faults: Mutex<HashMap<String, Fault>>,
@@ -225,93 +223,6 @@ pub(super) async fn read_family(catalog: &Catalog, sets: Vec<BackupSet>) -> Resu
     }));
     let members: Vec<(BackupSet, Result<Manifest, String>)> = read.buffered(READS).try_collect().await?;
     Ok(Family::new(members))
-}
-
-/// Looks at each backup of a volume that is wanted, and sends its chunks on their way.
-async fn verify_family(
-    catalog: &Catalog,
-    family: &Family,
-    wanted: &[Uuid],
-    flow: &mut Flow<Findings>,
-    sampled: &impl Fn(&Extent) -> bool,
-) -> Result<Vec<Damage>, BackupError> {
-    let mut damage = family.structure(wanted);
-    for id in wanted {
-        let (Some((set, _)), Some(manifest)) = (family.member(*id), family.manifest(*id)) else { continue };
-        let key = set.prefix.hashes();
-        if !set.objects.iter().any(|object| object.key == key) {
-            // Already told by the structure; the chunks still have an md5.
-            send_unhashed(set, manifest, flow, sampled).await?;
-            continue;
-        }
-        match send(catalog, family, set, manifest, flow, sampled).await {
-            Ok(()) => {}
-            // Whatever was sent is compared with what was read until then.
-            Err(e) if e.is_about_the_set() && !matches!(e, BackupError::Cancelled) => {
-                damage.push(family.damage(*id, key, e.to_string(), Vec::new()));
-            }
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(damage)
-}
-
-/// Reads the hash file to its end, and sends the chosen chunks on their way with their hashes.
-async fn send(
-    catalog: &Catalog,
-    family: &Family,
-    set: &BackupSet,
-    manifest: &Manifest,
-    flow: &mut Flow<Findings>,
-    sampled: &impl Fn(&Extent) -> bool,
-) -> Result<(), BackupError> {
-    let reader = match HashReader::open(catalog, &set.prefix).await {
-        Ok(reader) => reader,
-        Err(e) => {
-            send_unhashed(set, manifest, flow, sampled).await?;
-            return Err(e);
-        }
-    };
-    let block = reader.block();
-    let mut hashes = HashWindow::new(reader, set.prefix.hashes());
-    let sizes = sizes(set);
-    let mut extents: Vec<&Extent> = manifest.extents.iter().filter(|extent| sampled(extent)).collect();
-    extents.sort_unstable_by_key(|extent| extent.offset);
-    for extent in extents {
-        let Some(stored) = listed(&sizes, extent) else { continue };
-        let parts: Vec<Range<u64>> = vec![extent.offset..extent.end()];
-        let digests = hashes.digests(&parts).await?;
-        flow.push(Job { extent: extent.clone(), stored, parts, digests, block }).await?;
-    }
-    match family.size(set.prefix.backup()) {
-        Some(size) => hashes.finish(size).await,
-        None => Ok(()),
-    }
-}
-
-/// Without hashes, by their md5 alone.
-async fn send_unhashed(
-    set: &BackupSet,
-    manifest: &Manifest,
-    flow: &mut Flow<Findings>,
-    sampled: &impl Fn(&Extent) -> bool,
-) -> Result<(), BackupError> {
-    let sizes = sizes(set);
-    for extent in manifest.extents.iter().filter(|extent| sampled(extent)) {
-        let Some(stored) = listed(&sizes, extent) else { continue };
-        let job = Job { extent: extent.clone(), stored, parts: Vec::new(), digests: Vec::new(), block: 1 };
-        flow.push(job).await?;
-    }
-    Ok(())
-}
-
-fn sizes(set: &BackupSet) -> HashMap<&str, u64> {
-    set.objects.iter().map(|object| (object.key.as_str(), object.size)).collect()
-}
-
-/// What is missing or too large was told by the structure, and is not fetched.
-fn listed(sizes: &HashMap<&str, u64>, extent: &Extent) -> Option<u64> {
-    sizes.get(extent.key.as_str()).copied().filter(|size| *size <= extent.length)
 }
 
 /// The same objects for the same seed, whatever else the repository holds.
