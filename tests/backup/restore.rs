@@ -1,8 +1,8 @@
 //! Restores: what is fetched and written, parts, damage, targets of each kind.
 
-use crate::s3_server::S3Server;
+use crate::s3_server::{ACCESS_KEY, S3Server, SECRET_KEY};
 use crate::support::qemu_img;
-use crate::util::{Repository, create, noise, s3_store, small};
+use crate::util::{Repository, create, noise, small};
 use bytes::Bytes as Body;
 use futures::future::BoxFuture;
 use rstest::rstest;
@@ -12,7 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use strata::backup::format::Compression;
-use strata::backup::store::{ObjectInfo, ObjectWriter, Store, StoreError};
+use strata::backup::store::{ObjectBacked, ObjectInfo, ObjectWriter, S3Options, Store, StoreError};
 use strata::backup::{
     BackupError, Cancel, Canceller, CreateOptions, Damaged, Engine, ErrorKind, Limits, ParentChoice,
     Progress, RestoreOptions, RestoreReport,
@@ -283,7 +283,13 @@ async fn cancelled() {
 #[tokio::test(flavor = "multi_thread")]
 async fn qcow2_from_s3() {
     let server = S3Server::start();
-    let engine = Engine::new(Arc::new(s3_store(&server, "restore", "a")));
+    let s3 = S3Options {
+        endpoint: Some(server.endpoint.clone()),
+        region: Some("us-east-1".to_owned()),
+        credentials: Some((ACCESS_KEY.to_owned(), SECRET_KEY.to_owned())),
+        ..S3Options::default()
+    };
+    let engine = Engine::new(Arc::new(ObjectBacked::s3("restore", "a", &s3).unwrap()));
     let mut data = vec![0; 8 << 20];
     data[1 << 20..2 << 20].copy_from_slice(&noise(8, 1 << 20));
     data[(5 << 20) + 4096..(5 << 20) + 9000].fill(7);
