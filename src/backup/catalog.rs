@@ -6,8 +6,11 @@ use super::error::{
 };
 use super::format::{HashList, Manifest, Prefix};
 use super::store::{ObjectInfo, Store, StoreError};
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
 use snafu::{OptionExt, ensure};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -36,6 +39,23 @@ impl BackupSet {
     pub fn stored_bytes(&self) -> u64 {
         self.objects.iter().map(|object| object.size).sum()
     }
+}
+
+/// Of each backup the set that counts, in order. A rebase that was broken off just before its end leaves two complete
+/// ones: the later name is the new one, and it was completed last.
+pub fn current(sets: &[BackupSet]) -> Vec<&BackupSet> {
+    let mut latest: HashMap<Uuid, &Prefix> = HashMap::new();
+    for set in sets.iter().filter(|set| set.is_complete()) {
+        let known = latest.entry(set.prefix.backup()).or_insert(&set.prefix);
+        *known = (*known).max(&set.prefix);
+    }
+    sets.iter().filter(|set| latest.get(&set.prefix.backup()) == Some(&&set.prefix)).collect()
+}
+
+/// A backup's set: the complete one that counts, else what there is of it.
+pub(super) fn find(sets: &[BackupSet], backup: Uuid) -> Option<&BackupSet> {
+    let of_it = || sets.iter().filter(|set| set.prefix.backup() == backup);
+    of_it().filter(|set| set.is_complete()).max_by_key(|set| &set.prefix).or_else(|| of_it().next())
 }
 
 /// A backup and all that it rests on.
@@ -84,19 +104,18 @@ impl Catalog {
 
     /// The newest complete backup of a volume.
     pub async fn latest(&self, volume: Uuid) -> Result<Option<Uuid>, BackupError> {
-        let mut newest: Option<(String, String, Uuid)> = None;
-        for set in self.sets(Some(volume)).await?.iter().filter(|set| set.is_complete()) {
-            // Names have whole seconds; two backups of one second are told apart by their manifests.
+        let mut newest: Option<(Timestamp, Uuid)> = None;
+        for set in current(&self.sets(Some(volume)).await?) {
+            // Names have whole seconds, and a rebase changes them: the manifest tells when the backup was made.
             let created = match self.manifest(set).await {
-                Ok(manifest) => manifest.created_at,
-                Err(e) if e.is_about_the_set() => String::new(),
+                Ok(manifest) => manifest.created_at.parse().ok(),
+                Err(e) if e.is_about_the_set() => None,
                 Err(e) => return Err(e),
             };
-            let key =
-                (set.prefix.as_str()[..set_time_end(&set.prefix)].to_owned(), created, set.prefix.backup());
-            newest = newest.max(Some(key));
+            let created = created.or_else(|| named_time(&set.prefix)).unwrap_or(Timestamp::UNIX_EPOCH);
+            newest = newest.max(Some((created, set.prefix.backup())));
         }
-        Ok(newest.map(|(_, _, backup)| backup))
+        Ok(newest.map(|(_, backup)| backup))
     }
 
     /// Reads a set's manifest.
@@ -124,7 +143,7 @@ impl Catalog {
     /// The chain of a backup as its manifests say, whether or not their objects are there.
     pub(super) async fn manifests(&self, backup: Uuid) -> Result<Chain, BackupError> {
         let all = self.sets(None).await?;
-        let wanted = all.iter().find(|set| set.prefix.backup() == backup);
+        let wanted = find(&all, backup);
         let volume = wanted.context(NoSuchBackupSnafu { backup })?.prefix.volume();
         let mut links = Vec::new();
         let mut seen = HashSet::new();
@@ -132,7 +151,7 @@ impl Catalog {
         while let Some(id) = next {
             ensure!(seen.insert(id), BadChainSnafu { backup, reason: format!("{id} is its own ancestor") });
             let child = links.last().map(|(set, _): &(BackupSet, Manifest)| set.prefix.backup());
-            let set = all.iter().find(|set| set.prefix.backup() == id);
+            let set = find(&all, id);
             let set = set.filter(|set| set.is_complete() || child.is_none());
             let set = set.context(NoParentSnafu { backup: child.unwrap_or(backup), parent: id })?;
             let other = format!("{id} is a backup of volume {}, not of {volume}", set.prefix.volume());
@@ -166,7 +185,8 @@ pub(super) fn check_listing(set: &BackupSet, manifest: &Manifest) -> Result<(), 
     }
 }
 
-/// Where the time stamp ends in a prefix: after the second slash.
-fn set_time_end(prefix: &Prefix) -> usize {
-    prefix.as_str().match_indices('/').nth(1).map_or(0, |(at, _)| at)
+/// The time in a name, if its digits are one.
+fn named_time(prefix: &Prefix) -> Option<Timestamp> {
+    let time = DateTime::strptime("%Y%m%d%H%M%S", prefix.as_str().split('/').nth(1)?).ok()?;
+    Some(time.to_zoned(TimeZone::UTC).ok()?.timestamp())
 }

@@ -1,11 +1,13 @@
 //! Deleting a backup (B12).
 
-use super::catalog::{BackupSet, Catalog, MAX_MANIFEST};
+use super::catalog::{self, BackupSet, Catalog, MAX_MANIFEST};
 use super::engine::Engine;
 use super::error::{BackupError, HasDependentsSnafu, NoSuchBackupSnafu, NotPutBackSnafu};
+use super::rebase::RebaseReport;
 use super::store::StoreError;
+use super::{Cancel, Progress};
 use serde::Serialize;
-use snafu::{IntoError, ensure};
+use snafu::{IntoError, OptionExt, ensure};
 use uuid::Uuid;
 
 /// What was done.
@@ -17,6 +19,8 @@ pub struct DeleteReport {
     pub objects: u64,
     /// Their bytes in the repository.
     pub bytes_freed: u64,
+    /// Backups that were made on it and are whole without it now.
+    pub rebased: Vec<RebaseReport>,
 }
 
 impl Engine {
@@ -34,7 +38,7 @@ impl Engine {
         ensure!(!ours.is_empty(), NoSuchBackupSnafu { backup });
         let volume = ours[0].prefix.volume();
         let children = children(&catalog, &all, volume, backup).await?;
-        ensure!(children.is_empty(), HasDependentsSnafu { backup, children });
+        refuse_dependents(backup, &children)?;
         for set in &ours {
             self.withdraw(&catalog, set).await?;
         }
@@ -44,7 +48,27 @@ impl Engine {
             objects += 1;
             bytes_freed += object.size;
         }
-        Ok(DeleteReport { backup_id: backup, objects, bytes_freed })
+        Ok(DeleteReport { backup_id: backup, objects, bytes_freed, rebased: Vec::new() })
+    }
+
+    /// Removes a backup after each one that is made on it was rebased onto what this one is made on. Broken off, each of
+    /// them can be restored, and deleting again goes on.
+    pub async fn delete_rebasing(
+        &self,
+        backup: Uuid,
+        progress: &Progress,
+        cancel: &Cancel,
+    ) -> Result<DeleteReport, BackupError> {
+        let catalog = self.catalog();
+        let all = catalog.sets(None).await?;
+        let set = catalog::find(&all, backup).context(NoSuchBackupSnafu { backup })?;
+        let mut rebased = Vec::new();
+        for child in children(&catalog, &all, set.prefix.volume(), backup).await? {
+            let parent = catalog.manifest(set).await?.parent;
+            rebased.push(self.rebase(child, parent, progress, cancel).await?);
+        }
+        cancel.check()?;
+        Ok(DeleteReport { rebased, ..self.delete(backup).await? })
     }
 
     /// Removes a manifest for good, or puts it back when a backup turned up that needs it.
@@ -58,9 +82,7 @@ impl Engine {
         self.store.delete(&key).await?;
         let looked = async {
             let now = catalog.sets(Some(set.prefix.volume())).await?;
-            let children = children(catalog, &now, set.prefix.volume(), backup).await?;
-            ensure!(children.is_empty(), HasDependentsSnafu { backup, children });
-            Ok(())
+            refuse_dependents(backup, &children(catalog, &now, set.prefix.volume(), backup).await?)
         };
         let Err(error) = looked.await else { return Ok(()) };
         match self.store.put(&key, manifest).await {
@@ -73,24 +95,30 @@ impl Engine {
     }
 }
 
-/// The complete backups that are made on this one, as text. One that cannot be read might be one of them:
+fn refuse_dependents(backup: Uuid, children: &[Uuid]) -> Result<(), BackupError> {
+    let names: Vec<String> = children.iter().map(Uuid::to_string).collect();
+    ensure!(children.is_empty(), HasDependentsSnafu { backup, children: names.join(", ") });
+    Ok(())
+}
+
+/// The complete backups that are made on this one. One that cannot be read might be one of them:
 /// better to keep its parent.
 async fn children(
     catalog: &Catalog,
     sets: &[BackupSet],
     volume: Uuid,
     backup: Uuid,
-) -> Result<String, BackupError> {
+) -> Result<Vec<Uuid>, BackupError> {
     let mut children = Vec::new();
     let others = |set: &&BackupSet| set.prefix.volume() == volume && set.prefix.backup() != backup;
-    for set in sets.iter().filter(others).filter(|set| set.is_complete()) {
+    for set in catalog::current(sets).into_iter().filter(others) {
         match catalog.manifest(set).await {
-            Ok(manifest) if manifest.parent == Some(backup) => children.push(set.prefix.backup().to_string()),
+            Ok(manifest) if manifest.parent == Some(backup) => children.push(set.prefix.backup()),
             Ok(_) => {}
             // Deleted since it was listed.
             Err(BackupError::Store { source: StoreError::Missing { .. } }) => {}
             Err(error) => return Err(error),
         }
     }
-    Ok(children.join(", "))
+    Ok(children)
 }

@@ -1,15 +1,42 @@
-//! Exit codes, the same for every verb that a person calls.
+//! Exit codes, the same for every verb that a person calls. docs/cli.md has the same table.
 
 use crate::backup::{BackupError, ErrorKind};
 use std::fmt::Display;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+/// What each code means.
+pub const CODES: &[(u8, &str)] = &[
+    (0, "done"),
+    (1, "it was tried and failed; the message says why"),
+    (2, "the arguments are wrong or contradict each other"),
+    (3, "no such backup, volume, share or repository"),
+    (4, "refused: it would destroy something or tear what is in use"),
+    (5, "a backup is damaged: it was not restored, or only with losses that are listed"),
+    (130, "stopped by SIGINT (Ctrl-C), and what was begun is removed"),
+    (143, "stopped by SIGTERM, and what was begun is removed"),
+];
+
+/// The table for help texts.
+pub fn help() -> String {
+    let rows: String = CODES.iter().map(|(code, what)| format!("  {code:>3}  {what}\n")).collect();
+    format!("Exit codes:\n{}", rows.trim_end_matches('\n'))
+}
+
+/// The code of the signal that asked this process to stop, once one did: signals are the whole process's.
+static STOPPED_BY: AtomicU8 = AtomicU8::new(1);
+
+/// Remembers it.
+pub fn stopped_by(code: u8) {
+    STOPPED_BY.store(code, Ordering::Relaxed);
+}
 
 /// How a command ends when it does not succeed.
 #[derive(Debug)]
 pub struct Failure {
     /// The whole chain of causes.
     pub message: String,
-    /// 1 failed, 2 usage, 3 not found, 4 refused as unsafe, 5 a backup is damaged.
+    /// One of [`CODES`].
     pub code: u8,
 }
 
@@ -38,12 +65,26 @@ impl Failure {
 impl From<BackupError> for Failure {
     fn from(error: BackupError) -> Self {
         let code = match error.kind() {
-            ErrorKind::Failed | ErrorKind::Cancelled => 1,
+            ErrorKind::Failed => 1,
+            ErrorKind::Cancelled => STOPPED_BY.load(Ordering::Relaxed),
             ErrorKind::Usage => 2,
             ErrorKind::NotFound => 3,
             ErrorKind::Unsafe => 4,
             ErrorKind::Damaged => 5,
         };
         Failure { message: error.to_string(), code }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_manual_has_the_same_table() {
+        let manual = include_str!("../../docs/cli.md");
+        let rows: Vec<&str> = manual.lines().filter(|line| line.starts_with("| ") && line[2..].starts_with(|c: char| c.is_ascii_digit())).collect();
+        let expected: Vec<String> = CODES.iter().map(|(code, what)| format!("| {code} | {what} |")).collect();
+        assert_eq!(rows, expected);
     }
 }

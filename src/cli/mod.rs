@@ -1,11 +1,14 @@
 //! The command line: parse, set up logging, hand over to one file per verb.
 
+mod age;
 mod backup;
 mod certs;
 mod driver;
 mod exit;
 mod output;
+mod progress;
 mod share;
+mod shell;
 mod size;
 mod standalone;
 mod telemetry;
@@ -33,6 +36,10 @@ enum Command {
     Volume(volume::VolumeArgs),
     /// Look at a share.
     Share(share::ShareVerbArgs),
+    /// Print the completion script of a shell.
+    Completion(shell::CompletionArgs),
+    /// Write the manual pages.
+    Man(shell::ManArgs),
     /// CSI Identity and Controller.
     Controller(driver::ControllerArgs),
     /// CSI Identity and Node, and the agent that the controller asks.
@@ -54,6 +61,8 @@ pub fn main() -> ExitCode {
         Command::Volume(args) => return volume::run(&args),
         Command::Share(args) => return share::run(&args),
         Command::Certs(args) => args.run(),
+        Command::Completion(args) => args.run(),
+        Command::Man(args) => args.run(),
         Command::Controller(args) => args.run(),
         Command::Node(args) => args.run(),
         Command::Data(args) => args.run(),

@@ -1,13 +1,11 @@
-//! How results are shown: text for people, JSON for programs; and the progress bar.
+//! How results are shown: text for people, JSON for programs.
 
 use super::exit::Failure;
-use crate::backup::Progress;
+pub use super::progress::with_bar;
 use clap::ValueEnum;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::process::ExitCode;
-use std::time::Duration;
 
 /// The shape of the result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -72,33 +70,4 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
         text.push_str(&line(&mut row.iter().map(String::as_str)));
     }
     text
-}
-
-/// Runs `work` with a bar on the standard error, if that is a terminal.
-pub async fn with_bar<T>(progress: &Progress, work: impl Future<Output = T>) -> T {
-    if !io::stderr().is_terminal() {
-        return work.await;
-    }
-    let bar = ProgressBar::new(0);
-    let template =
-        "{bar:30} {percent:>3}% {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} eta {eta} {msg}";
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style);
-    }
-    let mut work = std::pin::pin!(work);
-    let mut ticks = tokio::time::interval(Duration::from_millis(100));
-    loop {
-        tokio::select! {
-            done = &mut work => {
-                bar.finish_and_clear();
-                return done;
-            }
-            _ = ticks.tick() => {
-                let state = progress.state();
-                bar.set_length(state.total);
-                bar.set_position(state.done);
-                bar.set_message(format!("transferred {}", super::size::human(state.transferred)));
-            }
-        }
-    }
 }

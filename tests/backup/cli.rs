@@ -9,20 +9,20 @@ use strata::image::lock::ImageLock;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-struct Shell {
-    folder: TempDir,
-    repository: Vec<String>,
-    variables: Vec<(&'static str, &'static str)>,
+pub struct Shell {
+    pub folder: TempDir,
+    pub repository: Vec<String>,
+    pub variables: Vec<(&'static str, &'static str)>,
 }
 
 impl Shell {
-    fn local() -> Shell {
+    pub fn local() -> Shell {
         let folder = tempfile::tempdir().unwrap();
         let url = format!("--repository=file://{}", folder.path().join("repo").display());
         Shell { folder, repository: vec![url], variables: Vec::new() }
     }
 
-    fn s3(server: &S3Server) -> Shell {
+    pub fn s3(server: &S3Server) -> Shell {
         let endpoint = format!("--endpoint={}", server.endpoint);
         let repository =
             vec!["--repository=s3://volumebackups".to_owned(), endpoint, "--region=eu-1".to_owned()];
@@ -30,11 +30,11 @@ impl Shell {
         Shell { folder: tempfile::tempdir().unwrap(), repository, variables }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn run(&self, verb: &str, args: &[&str]) -> Output {
+    pub fn run(&self, verb: &str, args: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_strata"));
         command.args(["backup", verb]).args(&self.repository).args(args);
         for name in ["AWS_ENDPOINT_URL", "AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"] {
@@ -44,21 +44,21 @@ impl Shell {
     }
 
     /// Succeeds, and answers its JSON.
-    fn json(&self, verb: &str, args: &[&str]) -> Value {
+    pub fn json(&self, verb: &str, args: &[&str]) -> Value {
         let output = self.run(verb, &[args, &["-o", "json"]].concat());
         assert!(output.status.success(), "{verb} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
     /// Ends with that code and says this.
-    fn fails(&self, code: i32, says: &str, verb: &str, args: &[&str]) {
+    pub fn fails(&self, code: i32, says: &str, verb: &str, args: &[&str]) {
         let output = self.run(verb, args);
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(code), "{verb} {args:?}: {error}");
         assert!(error.contains(says), "{error}");
     }
 
-    fn create(&self, image: &Path, volume: &str, parent: &str) -> Value {
+    pub fn create(&self, image: &Path, volume: &str, parent: &str) -> Value {
         let image = image.to_str().unwrap();
         let args = ["--image", image, "--format", "raw", "--volume-id", volume, "--parent", parent];
         self.json("create", &[&args[..], &["--chunk-size", "64K", "--hash-block", "4K"]].concat())

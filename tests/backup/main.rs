@@ -4,13 +4,18 @@
 mod broken_off;
 mod cinder;
 mod cli;
+mod compare;
 mod engine;
 mod export;
 mod repair;
 mod restore;
+mod gc;
+mod prune;
+mod rebase;
 mod s3_server;
 mod snapshot;
 #[path = "../support/mod.rs"]
 mod support;
 mod util;
 mod verify;
+mod verbs;

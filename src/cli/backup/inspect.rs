@@ -1,12 +1,15 @@
 //! `strata backup list`, `show` and `delete`.
 
-use super::{RepositoryArgs, WhichBackup};
-use crate::backup::{BackupInfo, ChainInfo, DeleteReport};
+use super::{RepositoryArgs, WhichBackup, cancel_on_signals};
+use crate::backup::{BackupInfo, ChainInfo, DeleteReport, Progress};
+use crate::cli::age;
 use crate::cli::exit::Failure;
-use crate::cli::output::{lines, table};
+use crate::cli::output::{lines, table, with_bar};
 use crate::cli::size::human;
-use clap::Args;
+use clap::{Args, ValueEnum};
+use jiff::Timestamp;
 use serde::Serialize;
+use std::cmp::Reverse;
 use uuid::Uuid;
 
 /// Arguments of `list`.
@@ -17,6 +20,23 @@ pub(super) struct ListArgs {
     /// Only the backups of this volume.
     #[arg(long, value_name = "UUID")]
     volume_id: Option<Uuid>,
+    /// In which order.
+    #[arg(long, value_enum, default_value_t)]
+    sort: Sort,
+}
+
+/// Orders of a list.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Sort {
+    /// By volume, then time.
+    #[default]
+    Volume,
+    /// The oldest first.
+    Created,
+    /// What takes most room first.
+    Size,
+    /// By name.
+    Name,
 }
 
 /// Arguments of `show`.
@@ -35,10 +55,20 @@ pub(super) struct DeleteArgs {
     pub repository: RepositoryArgs,
     #[command(flatten)]
     backup: WhichBackup,
+    /// First make the backups that are made on it whole without it.
+    #[arg(long)]
+    rebase: bool,
 }
 
 pub(super) async fn list(args: &ListArgs) -> Result<Listing, Failure> {
-    Ok(Listing(args.repository.engine()?.list(args.volume_id).await?))
+    let mut found = args.repository.engine()?.list(args.volume_id).await?;
+    match args.sort {
+        Sort::Volume => {}
+        Sort::Created => found.sort_by(|a, b| a.created_at.cmp(&b.created_at)),
+        Sort::Size => found.sort_by_key(|info| Reverse(info.bytes_stored)),
+        Sort::Name => found.sort_by(|a, b| a.name.cmp(&b.name)),
+    }
+    Ok(Listing(found))
 }
 
 /// A JSON list.
@@ -47,7 +77,9 @@ pub(super) async fn list(args: &ListArgs) -> Result<Listing, Failure> {
 pub(super) struct Listing(Vec<BackupInfo>);
 
 pub(super) fn list_text(listing: &Listing) -> String {
-    let header = ["BACKUP", "VOLUME", "CREATED", "PARENT", "OBJECTS", "CHANGED", "STORED", "NAME"];
+    let header = ["BACKUP", "VOLUME", "CREATED", "AGE", "PARENT", "DEPTH", "OBJECTS", "CHANGED", "STORED", "NAME"];
+    let now = Timestamp::now();
+    let age = |created: &str| created.parse().map_or("-".to_owned(), |created| age::human(created, now));
     let rows: Vec<Vec<String>> = listing
         .0
         .iter()
@@ -58,7 +90,9 @@ pub(super) fn list_text(listing: &Listing) -> String {
                 info.backup_id.to_string(),
                 info.volume_id.to_string(),
                 info.created_at.get(..19).unwrap_or("-").to_owned(),
+                age(&info.created_at),
                 parent,
+                info.depth.to_string(),
                 info.objects.to_string(),
                 human(info.bytes_changed),
                 human(info.bytes_stored),
@@ -83,6 +117,7 @@ pub(super) fn show_text(shown: &ChainInfo) -> String {
         ("description", info.description.clone().unwrap_or_default()),
         ("created", info.created_at.clone()),
         ("chain", chain.join(" on ")),
+        ("depth", info.depth.to_string()),
         ("compression", shown.compression.join(", ")),
         ("size", format!("{} ({} bytes)", human(shown.bytes_total), shown.bytes_total)),
         ("objects", info.objects.to_string()),
@@ -94,11 +129,18 @@ pub(super) fn show_text(shown: &ChainInfo) -> String {
 }
 
 pub(super) async fn delete(args: &DeleteArgs) -> Result<DeleteReport, Failure> {
-    Ok(args.repository.engine()?.delete(args.backup.id).await?)
+    let engine = args.repository.engine()?;
+    if !args.rebase {
+        return Ok(engine.delete(args.backup.id).await?);
+    }
+    let (progress, cancel) = (Progress::default(), cancel_on_signals()?);
+    Ok(with_bar(&progress, engine.delete_rebasing(args.backup.id, &progress, &cancel)).await?)
 }
 
 pub(super) fn delete_text(report: &DeleteReport) -> String {
+    let rebased: Vec<String> = report.rebased.iter().map(|rebase| rebase.backup_id.to_string()).collect();
     lines(&[
+        ("made whole", rebased.join(", ")),
         ("deleted", report.backup_id.to_string()),
         ("objects", report.objects.to_string()),
         ("freed", human(report.bytes_freed)),

@@ -1,8 +1,12 @@
 //! `strata backup …`: the engine at a person's terminal.
 
 mod create;
+mod diff;
+mod export;
+mod gc;
 mod inspect;
 mod repair;
+mod prune;
 mod restore;
 mod snapshot;
 mod verify;
@@ -11,8 +15,9 @@ mod workdir;
 pub(in crate::cli) use create::parse_format;
 pub(in crate::cli) use snapshot::{OpenShare, PinnedSource, work_folder};
 
-use super::exit::Failure;
+use super::exit::{self, Failure};
 use super::output::{self, Output};
+use super::progress::{self, ProgressMode};
 use crate::backup::store::{self, RepositoryUrl, S3Options, Timeouts};
 use crate::backup::{Cancel, Canceller, Engine};
 use clap::{Args, Subcommand};
@@ -25,7 +30,11 @@ use uuid::Uuid;
 
 /// Arguments of `strata backup`.
 #[derive(Debug, Args)]
+#[command(after_help = exit::help())]
 pub struct BackupArgs {
+    /// How it is shown how far the command is, on the standard error.
+    #[arg(long, value_enum, default_value_t, value_name = "MODE", global = true)]
+    progress: ProgressMode,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -46,6 +55,16 @@ enum Verb {
     Show(inspect::ShowArgs),
     /// Remove one backup.
     Delete(inspect::DeleteArgs),
+    /// Show where two backups of one volume differ.
+    Diff(diff::DiffArgs),
+    /// Print what `cinder backup-import` takes of a backup and of all that it rests on.
+    ExportRecord(export::RecordArgs),
+    /// Make one full backup, under a new id, from a backup and all that it rests on: here or in another repository.
+    ExportFull(export::FullArgs),
+    /// Remove the backups that no rule keeps.
+    Prune(Box<prune::PruneArgs>),
+    /// Remove what belongs to no backup: what broken off commands left.
+    Gc(gc::GcArgs),
 }
 
 /// Where backups are.
@@ -126,6 +145,7 @@ struct WhichBackup {
 
 /// Runs one verb.
 pub fn run(args: BackupArgs) -> ExitCode {
+    progress::choose(args.progress);
     match args.verb {
         Verb::Create(args) => {
             let output = args.repository.output;
@@ -154,6 +174,26 @@ pub fn run(args: BackupArgs) -> ExitCode {
         Verb::Delete(args) => {
             let output = args.repository.output;
             show(output, inspect::delete(&args), inspect::delete_text)
+        }
+        Verb::Diff(args) => {
+            let output = args.repository.output;
+            show(output, diff::run(&args), diff::text)
+        }
+        Verb::ExportRecord(args) => {
+            let output = args.repository.output;
+            show(output, export::record(&args), export::record_text)
+        }
+        Verb::ExportFull(args) => {
+            let output = args.repository.output;
+            show(output, export::full(&args), export::full_text)
+        }
+        Verb::Prune(args) => {
+            let output = args.repository.output;
+            show(output, prune::run(&args), prune::text)
+        }
+        Verb::Gc(args) => {
+            let output = args.repository.output;
+            show(output, gc::run(&args), gc::text)
         }
     }
 }
@@ -190,13 +230,14 @@ pub(in crate::cli) fn cancel_on_signals() -> Result<Cancel, Failure> {
     let mut terminate = signal(SignalKind::terminate()).map_err(Failure::failed)?;
     tokio::spawn(async move {
         for attempt in 0.. {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
+            let code = tokio::select! {
+                _ = interrupt.recv() => 130,
+                _ = terminate.recv() => 143,
+            };
             if attempt > 0 {
-                std::process::exit(1);
+                std::process::exit(code.into());
             }
+            exit::stopped_by(code);
             eprintln!("stopping, and removing what was begun; once more ends at once");
             canceller.cancel();
         }

@@ -1,0 +1,74 @@
+//! `strata backup gc`.
+
+use super::{RepositoryArgs, cancel_on_signals};
+use crate::backup::{GcItem, GcKind, GcOptions, GcReport};
+use crate::cli::age;
+use crate::cli::exit::Failure;
+use crate::cli::output::{lines, table};
+use crate::cli::size::human;
+use clap::Args;
+use jiff::Span;
+
+/// Foreign names that are shown to people; JSON has them all.
+const SHOWN: usize = 20;
+
+/// Arguments of `gc`.
+#[derive(Debug, Args)]
+pub(super) struct GcArgs {
+    #[command(flatten)]
+    pub repository: RepositoryArgs,
+    /// Leave alone what is younger: somebody may be writing it. Longer than any one object takes to be stored.
+    #[arg(long, value_name = "SPAN", value_parser = age::parse, default_value = "24h")]
+    older_than: Span,
+    /// Print what would be removed, and remove nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub(super) async fn run(args: &GcArgs) -> Result<GcReport, Failure> {
+    let before = age::before_now(args.older_than).map_err(Failure::usage)?;
+    let engine = args.repository.engine()?;
+    let cancel = cancel_on_signals()?;
+    Ok(engine.gc(GcOptions { before, dry_run: args.dry_run }, &cancel).await?)
+}
+
+pub(super) fn text(report: &GcReport) -> String {
+    let action = if report.dry_run { "to remove" } else { "removed" };
+    let row = |action: &str, item: &GcItem| {
+        let kind = match item.kind {
+            GcKind::Incomplete => "incomplete",
+            GcKind::Superseded => "superseded",
+            GcKind::Surplus => "surplus",
+            GcKind::Unfinished => "unfinished",
+        };
+        let newest = item.newest.strftime("%Y-%m-%d %H:%M:%S").to_string();
+        vec![
+            action.to_owned(),
+            kind.to_owned(),
+            item.objects.to_string(),
+            human(item.bytes),
+            newest,
+            item.name.clone(),
+        ]
+    };
+    let removed = report.removed.iter().map(|item| row(action, item));
+    let rows: Vec<_> = removed.chain(report.young.iter().map(|item| row("too young", item))).collect();
+    let mut text = match rows.is_empty() {
+        true => String::new(),
+        false => table(&["ACTION", "KIND", "OBJECTS", "SIZE", "NEWEST", "NAME"], &rows) + "\n",
+    };
+    for backup in &report.unread {
+        text += &format!("the manifest of backup {backup} cannot be read: nothing of it is looked at\n");
+    }
+    for key in report.foreign.iter().take(SHOWN) {
+        text += &format!("not ours, left alone: {key}\n");
+    }
+    let more = report.foreign.len().saturating_sub(SHOWN);
+    if more > 0 {
+        text += &format!("not ours, left alone: {more} more\n");
+    }
+    text + &lines(&[
+        (action, report.removed.len().to_string()),
+        (if report.dry_run { "to free" } else { "freed" }, human(report.bytes_freed)),
+    ])
+}
