@@ -158,7 +158,9 @@ pub enum BackupError {
         ours: u64,
     },
     /// Other backups need it.
-    #[snafu(display("backup {backup} is the parent of {children}: delete those first, or use --rebase to make them whole"))]
+    #[snafu(display(
+        "backup {backup} is the parent of {children}: delete those first, or use --rebase to make them whole"
+    ))]
     HasDependents {
         /// Which.
         backup: Uuid,

@@ -5,7 +5,7 @@ use super::catalog::{self, BackupSet};
 use super::engine::Engine;
 use super::error::BackupError;
 use super::format::Prefix;
-use super::store::ObjectInfo;
+use super::store::{ObjectInfo, Unfinished};
 use jiff::Timestamp;
 use serde::Serialize;
 use std::collections::{BTreeMap, HashSet};
@@ -45,12 +45,14 @@ pub struct GcItem {
     pub backup_id: Option<Uuid>,
     /// How many.
     pub objects: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// When the newest of them was stored, by the store's clock.
+    /// Their bytes; `None` where the store does not tell.
+    pub bytes: Option<u64>,
+    /// When the newest of them was stored, or begun, by the store's clock.
     pub newest: Timestamp,
     #[serde(skip)]
-    keys: Vec<ObjectInfo>,
+    keys: Vec<String>,
+    #[serde(skip)]
+    unfinished: Option<Unfinished>,
 }
 
 /// What was found and done.
@@ -77,7 +79,7 @@ impl Engine {
         let sets = sort(self.store.list("").await?, &mut foreign);
         let (mut found, unread) = self.garbage(&sets, cancel).await?;
         for object in self.store.unfinished().await? {
-            found.extend(item(GcKind::Unfinished, object.key.clone(), None, vec![object]));
+            found.push(unfinished(object));
         }
         let (removed, mut young): (Vec<_>, Vec<_>) =
             found.into_iter().partition(|item| item.newest < options.before);
@@ -88,7 +90,7 @@ impl Engine {
                 young.push(item);
                 continue;
             }
-            bytes_freed += item.bytes;
+            bytes_freed += item.bytes.unwrap_or(0);
             done.push(item);
         }
         Ok(GcReport { dry_run: options.dry_run, removed: done, young, unread, foreign, bytes_freed })
@@ -140,10 +142,8 @@ impl Engine {
 
     /// Removes one find, unless somebody has gone on with it since it was listed: then `false`.
     async fn sweep(&self, item: &GcItem) -> Result<bool, BackupError> {
-        if item.kind == GcKind::Unfinished {
-            for object in &item.keys {
-                self.store.discard(object).await?;
-            }
+        if let Some(unfinished) = &item.unfinished {
+            self.store.remove_unfinished(unfinished).await?;
             return Ok(true);
         }
         if item.kind == GcKind::Incomplete {
@@ -153,10 +153,10 @@ impl Engine {
             }
         }
         // In the order of the names the manifest of a replaced set would be the last to go.
-        let mut keys: Vec<&str> = item.keys.iter().map(|object| object.key.as_str()).collect();
+        let mut keys = item.keys.clone();
         keys.sort_by_key(|key| !key.ends_with("_metadata"));
         for key in keys {
-            self.store.delete(key).await?;
+            self.store.delete(&key).await?;
         }
         Ok(true)
     }
@@ -180,8 +180,23 @@ fn sort(objects: Vec<ObjectInfo>, foreign: &mut Vec<String>) -> Vec<BackupSet> {
 }
 
 /// Nothing for no objects.
-fn item(kind: GcKind, name: String, backup_id: Option<Uuid>, keys: Vec<ObjectInfo>) -> Option<GcItem> {
-    let newest = keys.iter().map(|object| object.modified).max()?;
-    let (objects, bytes) = (keys.len() as u64, keys.iter().map(|object| object.size).sum());
-    Some(GcItem { kind, name, backup_id, objects, bytes, newest, keys })
+fn item(kind: GcKind, name: String, backup_id: Option<Uuid>, found: Vec<ObjectInfo>) -> Option<GcItem> {
+    let newest = found.iter().map(|object| object.modified).max()?;
+    let (objects, bytes) = (found.len() as u64, found.iter().map(|object| object.size).sum());
+    let keys = found.into_iter().map(|object| object.key).collect();
+    Some(GcItem { kind, name, backup_id, objects, bytes: Some(bytes), newest, keys, unfinished: None })
+}
+
+fn unfinished(found: Unfinished) -> GcItem {
+    GcItem {
+        kind: GcKind::Unfinished,
+        // A staged file does not tell what it was to become.
+        name: if found.key.is_empty() { found.id.clone() } else { found.key.clone() },
+        backup_id: Prefix::of_key(&found.key).map(|(prefix, _)| prefix.backup()),
+        objects: 1,
+        bytes: None,
+        newest: found.begun,
+        keys: Vec::new(),
+        unfinished: Some(found),
+    }
 }

@@ -86,7 +86,9 @@ impl Engine {
         let infos: Vec<Option<BackupInfo>> = infos.buffered(READS).try_collect().await?;
         let mut infos: Vec<BackupInfo> = infos.into_iter().flatten().collect();
         follow_chains(&mut infos);
-        infos.sort_by(|a, b| (a.volume_id, &a.created_at, &a.prefix).cmp(&(b.volume_id, &b.created_at, &b.prefix)));
+        infos.sort_by(|a, b| {
+            (a.volume_id, &a.created_at, &a.prefix).cmp(&(b.volume_id, &b.created_at, &b.prefix))
+        });
         Ok(infos)
     }
 
@@ -134,7 +136,10 @@ fn follow_chains(infos: &mut [BackupInfo]) {
             let (mut depth, mut seen, mut below) = (1, HashSet::from([info.backup_id]), info);
             while let Some(parent) = below.parent_id {
                 let Some(above) = index.get(&parent).map(|at| &infos[*at]) else {
-                    return (depth, Some(format!("it needs backup {parent}, which is not in the repository")));
+                    return (
+                        depth,
+                        Some(format!("it needs backup {parent}, which is not in the repository")),
+                    );
                 };
                 if above.volume_id != info.volume_id || !seen.insert(parent) {
                     return (depth, Some(format!("its chain is damaged at backup {parent}")));

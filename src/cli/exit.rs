@@ -83,7 +83,10 @@ mod tests {
     #[test]
     fn the_manual_has_the_same_table() {
         let manual = include_str!("../../docs/cli.md");
-        let rows: Vec<&str> = manual.lines().filter(|line| line.starts_with("| ") && line[2..].starts_with(|c: char| c.is_ascii_digit())).collect();
+        let rows: Vec<&str> = manual
+            .lines()
+            .filter(|line| line.starts_with("| ") && line[2..].starts_with(|c: char| c.is_ascii_digit()))
+            .collect();
         let expected: Vec<String> = CODES.iter().map(|(code, what)| format!("| {code} | {what} |")).collect();
         assert_eq!(rows, expected);
     }

@@ -51,12 +51,17 @@ mod tests {
         let path = format!("{path} {}", command.get_name());
         let about = command.get_about().map(ToString::to_string).unwrap_or_default();
         assert!(!about.is_empty(), "{path} says nothing about itself");
-        for argument in command.get_arguments().filter(|arg| !["help", "version"].contains(&arg.get_id().as_str())) {
+        for argument in
+            command.get_arguments().filter(|arg| !["help", "version"].contains(&arg.get_id().as_str()))
+        {
             let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
             assert!(!help.is_empty(), "{path}: nothing is said about {}", argument.get_id());
         }
         *seen += 1;
-        command.get_subcommands().filter(|sub| sub.get_name() != "help").for_each(|sub| check(sub, &path, seen));
+        command
+            .get_subcommands()
+            .filter(|sub| sub.get_name() != "help")
+            .for_each(|sub| check(sub, &path, seen));
     }
 
     /// K17: every verb and every argument says what it is, and every page can be made.
@@ -68,7 +73,8 @@ mod tests {
         check(&command, "", &mut seen);
         let folder = tempfile::tempdir().unwrap();
         ManArgs { dir: folder.path().join("man") }.run().unwrap();
-        let pages: Vec<_> = fs::read_dir(folder.path().join("man")).unwrap().map(|page| page.unwrap().path()).collect();
+        let pages: Vec<_> =
+            fs::read_dir(folder.path().join("man")).unwrap().map(|page| page.unwrap().path()).collect();
         assert!(pages.len() >= seen, "{seen} commands, but {pages:?}");
         for page in pages {
             assert!(fs::read_to_string(&page).unwrap().contains(".SH NAME"), "{}", page.display());

@@ -95,7 +95,10 @@ async fn records_for_cinder() {
             "encryption_key_id": null, "metadata": {}, "driver_info": {},
         })
     );
-    assert_eq!((&fields[1]["id"], &fields[1]["parent_id"]), (&json!(child.backup_id), &json!(full.backup_id)));
+    assert_eq!(
+        (&fields[1]["id"], &fields[1]["parent_id"]),
+        (&json!(child.backup_id), &json!(full.backup_id))
+    );
     assert!(records.iter().all(|record| record.backup_service == "cinder.backup.drivers.s3.S3BackupDriver"));
 }
 
@@ -131,10 +134,14 @@ async fn a_chain_becomes_one_full_backup() {
     let full = create(&to, &data, &CreateOptions { parent: ParentChoice::None, ..options }).await.unwrap();
     let text = |prefix: String| {
         let store = Arc::clone(&store);
-        async move { String::from_utf8(store.get(&format!("{prefix}_sha256file"), 1 << 20).await.unwrap().to_vec()).unwrap() }
+        async move {
+            String::from_utf8(store.get(&format!("{prefix}_sha256file"), 1 << 20).await.unwrap().to_vec())
+                .unwrap()
+        }
     };
     let (exported, fresh) = (text(made.prefix.clone()).await, text(full.prefix.clone()).await);
-    let created = |text: &str| serde_json::from_str::<Value>(text).unwrap()["created_at"].as_str().unwrap().to_owned();
+    let created =
+        |text: &str| serde_json::from_str::<Value>(text).unwrap()["created_at"].as_str().unwrap().to_owned();
     let renamed = exported
         .replace(&made.backup_id.to_string(), &full.backup_id.to_string())
         .replace(&created(&exported), &created(&fresh));
@@ -146,7 +153,15 @@ async fn a_chain_becomes_one_full_backup() {
     let error = repository.engine.export_full(newest.backup_id, &empty, None, &progress, &cancel).await;
     assert_eq!(error.unwrap_err().kind(), ErrorKind::Cancelled);
     std::fs::write(repository.file(&format!("{}-00001", newest.prefix)), b"damaged").unwrap();
-    let error = repository.engine.export_full(newest.backup_id, &empty, None, &progress, &Cancel::never()).await;
+    let error =
+        repository.engine.export_full(newest.backup_id, &empty, None, &progress, &Cancel::never()).await;
     assert_eq!(error.unwrap_err().kind(), ErrorKind::Damaged);
-    assert!(empty.gc(strata::backup::GcOptions { before: jiff::Timestamp::MAX, dry_run: true }, &Cancel::never()).await.unwrap().removed.is_empty());
+    assert!(
+        empty
+            .gc(strata::backup::GcOptions { before: jiff::Timestamp::MAX, dry_run: true }, &Cancel::never())
+            .await
+            .unwrap()
+            .removed
+            .is_empty()
+    );
 }

@@ -84,10 +84,14 @@ async fn failed_backups_do_not_count() {
         row.reasons.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
     assert_eq!(reasons(ids[0].0), Vec::<String>::new());
-    assert_eq!((reasons(ids[1].0), reasons(ids[2].0), reasons(lone)), (vec!["daily".to_owned()], vec!["damaged".to_owned()], vec!["daily".to_owned()]));
+    assert_eq!(
+        (reasons(ids[1].0), reasons(ids[2].0), reasons(lone)),
+        (vec!["daily".to_owned()], vec!["damaged".to_owned()], vec!["daily".to_owned()])
+    );
     assert!(repository.restored(ids[1].0).await == data);
     let one = PruneOptions { volume: Some(other), ..daily(1) };
     assert_eq!(prune(&repository, &one).await.backups.len(), 1);
-    let nothing = repository.engine.prune(&PruneOptions::default(), &Progress::default(), &Cancel::never()).await;
+    let nothing =
+        repository.engine.prune(&PruneOptions::default(), &Progress::default(), &Cancel::never()).await;
     assert_eq!(nothing.unwrap_err().kind(), ErrorKind::Usage);
 }

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use strata::backup::format::Compression;
 use strata::backup::store::{ObjectInfo, ObjectWriter, Store, StoreError};
-use strata::backup::{BackupError, Cancel, Canceller, CreateOptions, Engine, ErrorKind, ParentChoice, Progress};
+use strata::backup::{
+    BackupError, Cancel, Canceller, CreateOptions, Engine, ErrorKind, ParentChoice, Progress,
+};
 use uuid::Uuid;
 
 const LENGTH: usize = 100_003;
@@ -55,8 +57,14 @@ async fn any_backup_of_a_chain_can_go() {
         let rebased = delete(&repository.engine, backup).await.unwrap_or(0);
         assert_eq!(rebased, u64::from(gone < 3));
         let listed = repository.engine.list(None).await.unwrap();
-        assert_eq!(listed.iter().map(|info| info.backup_id).collect::<Vec<_>>(), points.iter().map(|p| p.0).collect::<Vec<_>>());
-        assert_eq!(listed.iter().map(|info| (info.depth, info.damage.clone())).collect::<Vec<_>>(), [(1, None), (2, None), (3, None)]);
+        assert_eq!(
+            listed.iter().map(|info| info.backup_id).collect::<Vec<_>>(),
+            points.iter().map(|p| p.0).collect::<Vec<_>>()
+        );
+        assert_eq!(
+            listed.iter().map(|info| (info.depth, info.damage.clone())).collect::<Vec<_>>(),
+            [(1, None), (2, None), (3, None)]
+        );
         for (backup, data) in &points {
             assert!(repository.restored(*backup).await == *data, "{gone}");
         }
@@ -93,8 +101,16 @@ async fn each_successor_becomes_whole() {
         let shown = repository.engine.show(backup).await.unwrap();
         assert_eq!((shown.chain.len(), shown.backup.objects, shown.bytes_total), (1, 7, LENGTH as u64));
         // One window was cut and packed as the incremental was; the others are as they were.
-        assert_eq!(shown.compression, ["none", "zlib", "zstd"].iter().filter(|word| shown.compression.iter().any(|w| w == *word)).collect::<Vec<_>>());
-        assert!(shown.compression.contains(&"zlib".to_owned()) && shown.compression.contains(&"zstd".to_owned()));
+        assert_eq!(
+            shown.compression,
+            ["none", "zlib", "zstd"]
+                .iter()
+                .filter(|word| shown.compression.iter().any(|w| w == *word))
+                .collect::<Vec<_>>()
+        );
+        assert!(
+            shown.compression.contains(&"zlib".to_owned()) && shown.compression.contains(&"zstd".to_owned())
+        );
         assert_eq!(shown.backup.name.as_deref(), Some("kept"));
     }
 }
@@ -105,7 +121,9 @@ async fn damage_is_not_copied() {
     let repository = Repository::new();
     let points = chain(&repository).await;
     let before = repository.store.list("").await.unwrap();
-    let chunk = before.iter().find(|object| object.key.contains(&points[0].0.to_string()) && object.key.ends_with("-00005"));
+    let chunk = before
+        .iter()
+        .find(|object| object.key.contains(&points[0].0.to_string()) && object.key.ends_with("-00005"));
     std::fs::write(repository.file(&chunk.unwrap().key), b"damaged").unwrap();
     let error = delete(&repository.engine, points[0].0).await.unwrap_err();
     assert!(error.to_string().contains("-00005"), "{error}");
@@ -114,7 +132,8 @@ async fn damage_is_not_copied() {
     // Cancelled, too.
     let (canceller, cancel) = Canceller::new();
     canceller.cancel();
-    let error = repository.engine.delete_rebasing(points[2].0, &Progress::default(), &cancel).await.unwrap_err();
+    let error =
+        repository.engine.delete_rebasing(points[2].0, &Progress::default(), &cancel).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled);
 }
 
@@ -133,7 +152,9 @@ impl Dying {
 fn die(left: &AtomicI64) -> Result<(), StoreError> {
     match left.fetch_sub(1, Ordering::SeqCst) > 0 {
         true => Ok(()),
-        false => Err(StoreError::Backend { operation: "reaching", key: String::new(), source: "dead".into() }),
+        false => {
+            Err(StoreError::Backend { operation: "reaching", key: String::new(), source: "dead".into() })
+        }
     }
 }
 

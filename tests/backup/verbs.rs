@@ -40,7 +40,10 @@ fn looked_after(shell: &Shell) {
     assert_eq!(deleted["rebased"][0]["parent_id"], ids[0]);
     let plan = shell.json("prune", &["--keep-last", "1", "--rebase", "--dry-run"]);
     assert_eq!((&plan["dry_run"], &plan["kept"], &plan["removed"]), (&json!(true), &json!(1), &json!(1)));
-    assert_eq!((&plan["backups"][1]["reasons"], &plan["backups"][1]["rebased"]), (&json!(["last"]), &json!(true)));
+    assert_eq!(
+        (&plan["backups"][1]["reasons"], &plan["backups"][1]["rebased"]),
+        (&json!(["last"]), &json!(true))
+    );
     assert_eq!(shell.json("list", &[]).as_array().unwrap().len(), 2);
     let shown = String::from_utf8(shell.run("prune", &["--keep-daily", "1"]).stdout).unwrap();
     assert!(shown.contains(&format!("needed by {}", ids[2])) && shown.contains("daily"), "{shown}");
@@ -89,9 +92,16 @@ fn exported(shell: &Shell) {
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     let errors = String::from_utf8(output.stderr).unwrap();
     let moment: Value = serde_json::from_str(errors.lines().last().unwrap()).unwrap();
-    assert_eq!((&moment["percent"], &moment["bytes_done"], &moment["eta_seconds"]), (&json!(100.0), &json!(300_001), &json!(0)));
+    assert_eq!(
+        (&moment["percent"], &moment["bytes_done"], &moment["eta_seconds"]),
+        (&json!(100.0), &json!(300_001), &json!(0))
+    );
     let to = shell.path("from-other");
-    let restored_from = Shell { repository: vec![other.replace("--to-", "--")], variables: Vec::new(), folder: tempfile::tempdir().unwrap() };
+    let restored_from = Shell {
+        repository: vec![other.replace("--to-", "--")],
+        variables: Vec::new(),
+        folder: tempfile::tempdir().unwrap(),
+    };
     restored_from.json("restore", &["--backup", text(&report, "backup_id"), "--to", to.to_str().unwrap()]);
     assert!(std::fs::read(&to).unwrap() == restored(shell, last));
     let plain = shell.run("export-full", &["--backup", last, &other, "--progress", "plain"]);
@@ -108,7 +118,8 @@ fn exported_from_a_directory() {
     shell.fails(2, "--container", "export-record", &["--backup", &backup]);
     // Orders of a list; people see age and depth.
     let sizes = shell.json("list", &["--sort", "size"]);
-    let sizes: Vec<_> = sizes.as_array().unwrap().iter().map(|info| info["bytes_stored"].as_u64().unwrap()).collect();
+    let sizes: Vec<_> =
+        sizes.as_array().unwrap().iter().map(|info| info["bytes_stored"].as_u64().unwrap()).collect();
     assert!(sizes.is_sorted_by(|a, b| a >= b), "{sizes:?}");
     let shown = String::from_utf8(shell.run("list", &[]).stdout).unwrap();
     assert!(shown.lines().next().unwrap().contains("AGE") && shown.contains("DEPTH"), "{shown}");
@@ -128,7 +139,12 @@ fn exit_codes_of_damage_and_signals() {
     let chunk = shell.path("repo").join(format!("{}-00001", text(&made[0], "prefix")));
     std::fs::write(&chunk, b"damaged").unwrap();
     let new = shell.path("new");
-    shell.fails(5, "-00001", "restore", &["--backup", text(&made[2], "backup_id"), "--to", new.to_str().unwrap()]);
+    shell.fails(
+        5,
+        "-00001",
+        "restore",
+        &["--backup", text(&made[2], "backup_id"), "--to", new.to_str().unwrap()],
+    );
     std::fs::remove_file(&chunk).unwrap();
     shell.fails(5, "-00001", "show", &["--backup", text(&made[0], "backup_id")]);
     let listed = shell.json("list", &[]);

@@ -25,13 +25,13 @@ fn kept(retention: &Retention, backups: &[Candidate], rebase: bool) -> Vec<usize
 }
 
 const TIMES: [&str; 8] = [
-    "2024-12-29 23:30:00+00:00",        // Sunday: the last day of week 52
-    "2024-12-30 10:00:00+00:00",        // Monday: week 1 of 2025
-    "2025-01-01 00:30:00+00:00",        // Wednesday
-    "2025-01-01 01:59:59+01:00",        // the same hour, written elsewhere
+    "2024-12-29 23:30:00+00:00", // Sunday: the last day of week 52
+    "2024-12-30 10:00:00+00:00", // Monday: week 1 of 2025
+    "2025-01-01 00:30:00+00:00", // Wednesday
+    "2025-01-01 01:59:59+01:00", // the same hour, written elsewhere
     "2025-01-01 03:00:00+00:00",
     "2025-01-02 03:00:00.123456+00:00",
-    "2025-01-06 03:00:00+00:00",        // Monday: week 2
+    "2025-01-06 03:00:00+00:00", // Monday: week 2
     "2025-02-03 03:00:00+00:00",
 ];
 
@@ -70,12 +70,18 @@ fn what_is_needed_stays() {
     (backups[4].good, backups[3].good) = (false, false);
     let decisions = last.decide(&backups, true);
     assert_eq!(decisions[4].keep, [Reason::Damaged]);
-    assert_eq!((decisions[2].keep.as_slice(), decisions[1].keep.as_slice()), (&[Reason::Last][..], &[Reason::NeededBy(id(3))][..]));
+    assert_eq!(
+        (decisions[2].keep.as_slice(), decisions[1].keep.as_slice()),
+        (&[Reason::Last][..], &[Reason::NeededBy(id(3))][..])
+    );
     // Nobody knows what one needs that cannot be read.
     backups = fulls(&TIMES[..3]);
     (backups[2].good, backups[2].basis) = (false, Basis::Unknown);
     let decisions = last.decide(&backups, true);
-    assert_eq!((decisions[0].keep.as_slice(), decisions[1].keep.as_slice()), (&[Reason::MayBeNeededBy(id(2))][..], &[Reason::Last][..]));
+    assert_eq!(
+        (decisions[0].keep.as_slice(), decisions[1].keep.as_slice()),
+        (&[Reason::MayBeNeededBy(id(2))][..], &[Reason::Last][..])
+    );
 }
 
 /// Leaves first, the oldest of them first.

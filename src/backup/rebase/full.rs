@@ -85,9 +85,7 @@ impl Engine {
             Err(error) => {
                 return Err(match work.remove(chunks).await {
                     Ok(()) => error,
-                    Err(source) => {
-                        LeftBehindSnafu { error, prefix: work.prefix.as_str() }.into_error(source)
-                    }
+                    Err(source) => LeftBehindSnafu { error, prefix: work.prefix.as_str() }.into_error(source),
                 });
             }
         };

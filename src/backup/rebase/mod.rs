@@ -102,12 +102,7 @@ impl Engine {
 
     /// Stores the manifest. What the set rests on must be there after that: who deletes it looks for us after having
     /// removed it, as when a backup is made.
-    async fn complete(
-        &self,
-        manifest: Manifest,
-        chain: &Chain,
-        cancel: &Cancel,
-    ) -> Result<(), BackupError> {
+    async fn complete(&self, manifest: Manifest, chain: &Chain, cancel: &Cancel) -> Result<(), BackupError> {
         cancel.check()?;
         let (key, parent) = (manifest.prefix.manifest(), manifest.parent);
         let body = blocking(move || Ok(manifest.encode()?)).await?;
@@ -161,9 +156,11 @@ fn next_prefix(prefix: &Prefix) -> Prefix {
     let seconds = (Uuid::new_v4().as_u128() % MOST) as i64 + 1;
     let text = prefix.as_str();
     let mut parts: Vec<&str> = text.split('/').collect();
-    let later = DateTime::strptime(STAMP, parts[1]).ok().and_then(|time| time.checked_add(seconds.seconds()).ok());
+    let later =
+        DateTime::strptime(STAMP, parts[1]).ok().and_then(|time| time.checked_add(seconds.seconds()).ok());
     // Digits that are no time were none of ours: now is later than any that is.
-    let later = later.map_or_else(|| Timestamp::now().strftime(STAMP).to_string(), |t| t.strftime(STAMP).to_string());
+    let later =
+        later.map_or_else(|| Timestamp::now().strftime(STAMP).to_string(), |t| t.strftime(STAMP).to_string());
     parts[1] = &later;
     let next = Prefix::of_key(&parts.join("/")).map(|(prefix, _)| prefix);
     next.unwrap_or_else(|| prefix.clone())
@@ -184,7 +181,10 @@ mod tests {
         let text = "volume_00000000-0000-0000-0000-000000000000/20261231235959/\
                     az_a_backup_b_backup_ffffffff-ffff-ffff-ffff-ffffffffffff";
         let next = next_prefix(&Prefix::of_key(text).unwrap().0);
-        assert!(next.as_str() > text && next.as_str() <= text.replace("20261231235959", "20270101000959").as_str());
+        assert!(
+            next.as_str() > text
+                && next.as_str() <= text.replace("20261231235959", "20270101000959").as_str()
+        );
         assert_eq!(next.as_str().split('/').next_back(), text.split('/').next_back());
         assert_eq!((next.volume(), next.backup()), (Uuid::nil(), Uuid::max()));
     }

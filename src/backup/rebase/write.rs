@@ -131,11 +131,13 @@ impl Synthesis {
             let fill = move || {
                 let data = unpack(&source, &stored)?;
                 for part in parts {
-                    let bytes = &data[(part.start - source.offset) as usize..(part.end - source.offset) as usize];
+                    let bytes =
+                        &data[(part.start - source.offset) as usize..(part.end - source.offset) as usize];
                     let first = (part.start / shape.block - start / shape.block) as usize;
                     verify(&source, bytes, &digests[first..], shape.block)?;
                     if !buffer.is_empty() {
-                        buffer[(part.start - start) as usize..(part.end - start) as usize].copy_from_slice(bytes);
+                        buffer[(part.start - start) as usize..(part.end - start) as usize]
+                            .copy_from_slice(bytes);
                     }
                 }
                 Ok(buffer)

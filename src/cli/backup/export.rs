@@ -70,8 +70,9 @@ pub(super) async fn record(args: &RecordArgs) -> Result<Records, Failure> {
 
 /// Commands that can be pasted, parents first.
 pub(super) fn record_text(records: &Records) -> String {
-    let command =
-        |record: &ImportRecord| format!("cinder backup-import {} {}\n", record.backup_service, record.backup_url);
+    let command = |record: &ImportRecord| {
+        format!("cinder backup-import {} {}\n", record.backup_service, record.backup_url)
+    };
     records.0.iter().map(command).collect()
 }
 

@@ -46,7 +46,7 @@ pub(super) fn text(report: &GcReport) -> String {
             action.to_owned(),
             kind.to_owned(),
             item.objects.to_string(),
-            human(item.bytes),
+            item.bytes.map_or("-".to_owned(), human),
             newest,
             item.name.clone(),
         ]

@@ -77,7 +77,8 @@ pub(super) async fn list(args: &ListArgs) -> Result<Listing, Failure> {
 pub(super) struct Listing(Vec<BackupInfo>);
 
 pub(super) fn list_text(listing: &Listing) -> String {
-    let header = ["BACKUP", "VOLUME", "CREATED", "AGE", "PARENT", "DEPTH", "OBJECTS", "CHANGED", "STORED", "NAME"];
+    let header =
+        ["BACKUP", "VOLUME", "CREATED", "AGE", "PARENT", "DEPTH", "OBJECTS", "CHANGED", "STORED", "NAME"];
     let now = Timestamp::now();
     let age = |created: &str| created.parse().map_or("-".to_owned(), |created| age::human(created, now));
     let rows: Vec<Vec<String>> = listing
