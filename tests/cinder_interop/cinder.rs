@@ -114,6 +114,11 @@ impl Cinder {
         assert_eq!(imported, json!(record.id));
     }
 
+    /// Makes a backup known to Cinder by the very text that `backup-import` takes.
+    pub fn import_url(&mut self, url: &str) -> Uuid {
+        self.ask(&json!({"do": "import", "url": url})).as_str().unwrap().parse().unwrap()
+    }
+
     /// Restores over what is in the file; to a volume that Cinder takes for new and blank, with `new`.
     /// Answers the metadata that the volume got.
     pub fn restore(&mut self, backup: Uuid, to: &Path, new: bool) -> Value {

@@ -226,3 +226,41 @@ async fn a_volume_of_its_real_size() {
     restore(&ours, chain[3].backup_id, &new, false).await;
     assert!(volume.same_as(&new), "restored by us");
 }
+
+/// What export-record prints is what Cinder takes, for a chain and for one full backup made of it, which Cinder
+/// restores rightly to a new volume too. The same after the full one was deleted and its successor made whole.
+#[tokio::test(flavor = "multi_thread")]
+async fn cinder_takes_our_records() {
+    let server = S3Server::start();
+    let (ours, mut cinder, id) = (engine(&server), Cinder::start(&server), Uuid::new_v4());
+    let mut volume = Volume::new(24 * MIB + 4096);
+    let mut made: Vec<Uuid> = Vec::new();
+    for change in volume::HISTORY {
+        change(&mut volume);
+        let options = small(id, made.last().copied(), Compression::Zlib);
+        made.push(create(&ours, volume.path(), &options).await.backup_id);
+    }
+    let (newest, expected) = (*made.last().unwrap(), volume.bytes());
+    let (progress, cancel) = (Progress::default(), Cancel::never());
+    let full = ours.export_full(newest, &ours, None, &progress, &cancel).await.unwrap();
+    let records = ours.import_records(newest, BUCKET).await.unwrap();
+    assert_eq!(records.iter().map(|record| record.backup_id).collect::<Vec<_>>(), made);
+    for record in records.iter().chain(&ours.import_records(full.backup_id, BUCKET).await.unwrap()) {
+        assert_eq!(cinder.import_url(&record.backup_url), record.backup_id);
+    }
+    let dirty = Volume::full_of_something(expected.len() as u64);
+    cinder.restore(newest, dirty.path(), false);
+    assert!(dirty.bytes() == expected);
+    let blank = Volume::new(expected.len() as u64);
+    cinder.restore(full.backup_id, blank.path(), true);
+    assert!(blank.bytes() == expected);
+    // Another Cinder: one that has not heard of the chain before.
+    ours.delete_rebasing(made[0], &progress, &cancel).await.unwrap();
+    let mut other = Cinder::start(&server);
+    for record in ours.import_records(newest, BUCKET).await.unwrap() {
+        assert_eq!(other.import_url(&record.backup_url), record.backup_id);
+    }
+    let dirty = Volume::full_of_something(expected.len() as u64);
+    other.restore(newest, dirty.path(), false);
+    assert!(dirty.bytes() == expected);
+}
