@@ -28,7 +28,10 @@ impl Run {
     /// The stored object that holds exactly these bytes, if there is one.
     pub fn whole(&self) -> Option<&Extent> {
         match self.sources.as_slice() {
-            [(extent, parts)] => (parts.as_slice() == [extent.offset..extent.end()]).then_some(extent),
+            [(extent, parts)] => match parts.as_slice() {
+                [part] => (*part == (extent.offset..extent.end())).then_some(extent),
+                _ => None,
+            },
             _ => None,
         }
     }
@@ -86,7 +89,11 @@ pub(in crate::backup) fn merge(
             let end = part.end.min((at / shape.window + 1) * shape.window);
             match runs.last_mut().filter(|run| run.range.end == at && !at.is_multiple_of(shape.window)) {
                 Some(run) => run.take(extent, at..end),
-                None => runs.push(Run { range: at..end, sources: vec![(extent.clone(), vec![at..end])] }),
+                None => {
+                    let mut run = Run { range: at..end, sources: Vec::new() };
+                    run.take(extent, at..end);
+                    runs.push(run);
+                }
             }
             at = end;
         }
