@@ -1,11 +1,11 @@
 //! What belongs to no backup is found, and nothing else is touched.
 
-use crate::s3_server::S3Server;
-use crate::util::{Repository, create, noise, restored, s3_store, small};
+use crate::s3_server::{ACCESS_KEY, S3Server, SECRET_KEY};
+use crate::util::{Repository, create, noise, restored, small};
 use bytes::Bytes;
 use jiff::{Timestamp, ToSpan};
 use std::sync::Arc;
-use strata::backup::store::{LocalStore, Store};
+use strata::backup::store::{LocalStore, ObjectBacked, S3Options, Store};
 use strata::backup::{Cancel, Engine, GcKind, GcOptions, GcReport, ParentChoice};
 use uuid::Uuid;
 
@@ -71,7 +71,15 @@ async fn each_kind_in_a_directory() {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_kind_on_s3() {
     let server = S3Server::start();
-    each_kind(Arc::new(s3_store(&server, "bucket", "some/prefix"))).await;
+    let options = S3Options {
+        endpoint: Some(server.endpoint.clone()),
+        region: Some("us-east-1".to_owned()),
+        credentials: Some((ACCESS_KEY.to_owned(), SECRET_KEY.to_owned())),
+        ..S3Options::default()
+    };
+    let store: Arc<dyn Store> = Arc::new(ObjectBacked::s3("bucket", "some/prefix", &options).unwrap());
+    store.ensure().await.unwrap();
+    each_kind(store).await;
 }
 
 /// What a killed writer left in a directory; a damaged manifest keeps all that lies beside it.
