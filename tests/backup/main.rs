@@ -7,15 +7,15 @@ mod cli;
 mod compare;
 mod engine;
 mod export;
-mod repair;
-mod restore;
 mod gc;
 mod prune;
 mod rebase;
+mod repair;
+mod restore;
 mod s3_server;
 mod snapshot;
 #[path = "../support/mod.rs"]
 mod support;
 mod util;
-mod verify;
 mod verbs;
+mod verify;
