@@ -90,6 +90,11 @@ impl Catalog {
         Catalog { store }
     }
 
+    /// What is read.
+    pub(super) fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
     /// Every set, complete or not, of one volume or of all: in order of volume, then time.
     pub async fn sets(&self, volume: Option<Uuid>) -> Result<Vec<BackupSet>, BackupError> {
         let under = volume.map(Prefix::of_volume).unwrap_or_else(|| "volume_".to_owned());

@@ -144,6 +144,44 @@ pub enum BackupError {
         /// The requested one.
         ours: u64,
     },
+    /// Found only while its hashes were taken over.
+    #[snafu(display("parent {parent} cannot be used: {reason}"))]
+    UnusableParent {
+        /// The parent.
+        parent: Uuid,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// What the source told of its changes was not true.
+    #[snafu(display(
+        "the volume differs from its parent at byte {offset}, which is not recorded as changed"
+    ))]
+    WrongDelta {
+        /// Where.
+        offset: u64,
+    },
+    /// A backup that needs no going on.
+    #[snafu(display("backup {backup} is complete: there is nothing to resume"))]
+    AlreadyComplete {
+        /// Which.
+        backup: Uuid,
+    },
+    /// Another process makes the same backup.
+    #[snafu(display(
+        "{prefix} is the same backup, made by another process at the same time: let it end, then start again"
+    ))]
+    MadeTwice {
+        /// Its objects.
+        prefix: String,
+    },
+    /// An attempt that failed; what it uploaded stays.
+    #[snafu(display("{error}; what was uploaded stays: go on with --resume {backup}"))]
+    Resumable {
+        /// Why it failed.
+        error: Box<BackupError>,
+        /// Which backup.
+        backup: Uuid,
+    },
     /// Volumes do not shrink: this is another one.
     #[snafu(display(
         "the volume has {ours} bytes, but {theirs} at backup {parent}: volumes do not shrink; \
@@ -289,7 +327,8 @@ impl BackupError {
             | BackupError::NoParent { .. }
             | BackupError::BadChain { .. } => ErrorKind::Damaged,
             BackupError::Cancelled => ErrorKind::Cancelled,
-            BackupError::LeftBehind { error, .. } => error.kind(),
+            BackupError::AlreadyComplete { .. } => ErrorKind::Usage,
+            BackupError::LeftBehind { error, .. } | BackupError::Resumable { error, .. } => error.kind(),
             _ => ErrorKind::Failed,
         }
     }

@@ -21,13 +21,14 @@ mod repair_hashes;
 mod restore;
 mod source;
 pub mod store;
-mod upload;
 mod verify;
 mod verify_read;
 mod verify_set;
 mod window;
 
-pub use create::{CreateOptions, CreateReport, ParentChoice};
+pub use create::{
+    CHOOSE_HASH_BLOCK, CreateOptions, CreateReport, DEFAULT_CONCURRENCY, DEFAULT_MEMORY, ParentChoice, Resume,
+};
 pub use delete::DeleteReport;
 pub use diff::{ByteRange, DiffReport};
 pub use engine::Engine;

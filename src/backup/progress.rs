@@ -1,7 +1,8 @@
 //! How far an operation is, and asking it to stop.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// What an operation has done so far. Cheap to clone, all clones count together.
@@ -13,6 +14,9 @@ struct Counters {
     total: AtomicU64,
     done: AtomicU64,
     transferred: AtomicU64,
+    read: AtomicU64,
+    changed: AtomicU64,
+    began: OnceLock<Instant>,
 }
 
 /// A moment of it.
@@ -24,6 +28,32 @@ pub struct ProgressState {
     pub done: u64,
     /// Bytes put into or fetched from the repository.
     pub transferred: u64,
+    /// Bytes read from the source.
+    pub read: u64,
+    /// Bytes of the volume that are stored, for they had changed.
+    pub changed: u64,
+    /// Since it was known how much there is to do.
+    pub elapsed: Duration,
+}
+
+impl ProgressState {
+    /// How far it is, 0 to 100.
+    pub fn percent(&self) -> f64 {
+        if self.total == 0 { 0.0 } else { 100.0 * self.done.min(self.total) as f64 / self.total as f64 }
+    }
+
+    /// Bytes of the volume per second, so far.
+    pub fn rate(&self) -> f64 {
+        let seconds = self.elapsed.as_secs_f64();
+        if seconds > 0.0 { self.done as f64 / seconds } else { 0.0 }
+    }
+
+    /// How long the rest will take at that rate; nothing while there is none.
+    pub fn remaining(&self) -> Option<Duration> {
+        let left = self.total.saturating_sub(self.done) as f64;
+        let rate = self.rate();
+        if rate > 0.0 { Duration::try_from_secs_f64(left / rate).ok() } else { None }
+    }
 }
 
 impl Progress {
@@ -33,17 +63,34 @@ impl Progress {
             total: self.0.total.load(Ordering::Relaxed),
             done: self.0.done.load(Ordering::Relaxed),
             transferred: self.0.transferred.load(Ordering::Relaxed),
+            read: self.0.read.load(Ordering::Relaxed),
+            changed: self.0.changed.load(Ordering::Relaxed),
+            elapsed: self.0.began.get().map_or(Duration::ZERO, Instant::elapsed),
         }
     }
 
     /// How much there is to do.
     pub fn set_total(&self, bytes: u64) {
+        self.0.began.get_or_init(Instant::now);
         self.0.total.store(bytes, Ordering::Relaxed);
     }
 
     /// More of it is done.
     pub fn add_done(&self, bytes: u64) {
         self.0.done.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// It begins again: nothing is done of what is to do.
+    pub(super) fn restart(&self) {
+        self.0.done.store(0, Ordering::Relaxed);
+    }
+
+    pub(super) fn add_read(&self, bytes: u64) {
+        self.0.read.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn add_changed(&self, bytes: u64) {
+        self.0.changed.fetch_add(bytes, Ordering::Relaxed);
     }
 
     pub(super) fn add_transferred(&self, bytes: u64) {
@@ -93,5 +140,21 @@ impl Cancel {
     /// An error once it was asked for: looked at before every chunk (B9).
     pub(super) fn check(&self) -> Result<(), super::BackupError> {
         if self.is_asked() { Err(super::BackupError::Cancelled) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// B8: what is shown follows from what is counted.
+    #[test]
+    fn a_true_percentage() {
+        let state =
+            ProgressState { total: 400, done: 100, elapsed: Duration::from_secs(5), ..Default::default() };
+        assert_eq!((state.percent(), state.rate()), (25.0, 20.0));
+        assert_eq!(state.remaining(), Some(Duration::from_secs(15)));
+        let begun = ProgressState { total: 400, ..Default::default() };
+        assert_eq!((begun.percent(), begun.remaining()), (0.0, None));
     }
 }

@@ -1,6 +1,7 @@
 //! What is backed up.
 
 use crate::image::{ChainReader, ReadError};
+use serde_json::Value;
 use std::ops::Range;
 use uuid::Uuid;
 
@@ -12,6 +13,31 @@ pub struct DataPoint {
     /// Names the state that the snapshot holds: the id of the layer that froze it. A snapshot's own id comes from its
     /// name, which may be used again within the life of a volume, for another state.
     pub snapshot: Uuid,
+}
+
+/// Keys of a backup's volume metadata.
+const INCARNATION: &str = "strata.incarnation";
+const SNAPSHOT: &str = "strata.snapshot-id";
+const EXTRA: &str = "volume-metadata";
+
+impl DataPoint {
+    /// The point that a manifest's volume metadata remembers.
+    pub fn of_meta(meta: &str) -> Option<DataPoint> {
+        let meta: Value = serde_json::from_str(meta).ok()?;
+        let id = |key: &str| meta.get(EXTRA)?.get(key)?.as_str()?.parse().ok();
+        Some(DataPoint { incarnation: id(INCARNATION)?, snapshot: id(SNAPSHOT)? })
+    }
+
+    /// Volume metadata with this point in it; as it is where it is no metadata.
+    pub(super) fn note_in(&self, meta: &str) -> String {
+        let Ok(mut noted) = serde_json::from_str::<Value>(meta) else { return meta.to_owned() };
+        let Some(extra) = noted.get_mut(EXTRA).and_then(Value::as_object_mut) else {
+            return meta.to_owned();
+        };
+        extra.insert(INCARNATION.to_owned(), self.incarnation.to_string().into());
+        extra.insert(SNAPSHOT.to_owned(), self.snapshot.to_string().into());
+        noted.to_string()
+    }
 }
 
 /// Where a volume's bytes may differ from what they were at an earlier point.
@@ -57,5 +83,24 @@ impl SnapshotSource for ChainReader {
     }
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), ReadError> {
         ChainReader::read_at(self, buffer, offset)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backup::format::VolumeMeta;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn a_point_is_remembered() {
+        let point = DataPoint { incarnation: Uuid::new_v4(), snapshot: Uuid::new_v4() };
+        let extra = BTreeMap::from([("strata.snapshot-name".to_owned(), "caf\u{e9}".to_owned())]);
+        let meta = VolumeMeta::new(BTreeMap::new(), extra).encode();
+        assert_eq!(DataPoint::of_meta(&meta), None);
+        let noted = point.note_in(&meta);
+        assert_eq!(DataPoint::of_meta(&noted), Some(point));
+        assert!(noted.contains("caf\u{e9}") && noted.contains("\"version\":2"), "{noted}");
+        assert_eq!(point.note_in("[]"), "[]");
     }
 }

@@ -144,6 +144,37 @@ impl Raced {
     }
 }
 
+/// After it has finished, something else happens.
+struct RacedWriter {
+    inner: Box<dyn ObjectWriter>,
+    store: Arc<dyn Store>,
+    after: Option<Meanwhile>,
+}
+
+impl Debug for RacedWriter {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RacedWriter")
+    }
+}
+
+impl ObjectWriter for RacedWriter {
+    fn write(&mut self, bytes: Body) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.inner.write(bytes)
+    }
+    fn finish(self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>> {
+        Box::pin(async move {
+            self.inner.finish().await?;
+            match self.after {
+                Some(Meanwhile::AfterPut(_, delete)) => self.store.delete(&delete).await,
+                _ => Ok(()),
+            }
+        })
+    }
+    fn abort(self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>> {
+        self.inner.abort()
+    }
+}
+
 impl Store for Raced {
     fn ensure(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         self.store.ensure()
@@ -165,7 +196,12 @@ impl Store for Raced {
         self.store.get_range(key, range)
     }
     fn begin<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Box<dyn ObjectWriter>, StoreError>> {
-        self.store.begin(key)
+        Box::pin(async move {
+            let after = self.take(|m| matches!(m, Meanwhile::AfterPut(end, _) if key.ends_with(end)));
+            let inner = self.store.begin(key).await?;
+            let store = Arc::clone(&self.store);
+            Ok(Box::new(RacedWriter { inner, store, after }) as Box<dyn ObjectWriter>)
+        })
     }
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {

@@ -5,6 +5,7 @@ mod broken_off;
 mod cinder;
 mod cli;
 mod compare;
+mod delta;
 mod engine;
 mod export;
 mod gc;
@@ -12,6 +13,7 @@ mod prune;
 mod rebase;
 mod repair;
 mod restore;
+mod resume;
 mod s3_server;
 mod snapshot;
 #[path = "../support/mod.rs"]

@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::str::FromStr;
 
 /// zstd's own default, and Cinder's: level 1 saves a third of the time for a tenth more bytes.
-const ZSTD_LEVEL: i32 = 3;
+pub(super) const ZSTD_LEVEL: i32 = 3;
 
 /// How a chunk's bytes are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

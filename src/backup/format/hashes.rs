@@ -32,7 +32,7 @@ pub fn zero_digest(length: u64) -> Digest {
 }
 
 /// Lower-case hex.
-pub(super) fn hex(bytes: &[u8]) -> String {
+pub(in crate::backup) fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     bytes
         .iter()
@@ -41,7 +41,7 @@ pub(super) fn hex(bytes: &[u8]) -> String {
         .collect()
 }
 
-fn unhex(text: &str) -> Option<Digest> {
+pub(super) fn unhex(text: &str) -> Option<Digest> {
     let bytes = text.as_bytes();
     if bytes.len() != 64 {
         return None;

@@ -127,6 +127,13 @@ pub(super) fn check_version(key: &str, bytes: &[u8]) -> Result<(), FormatError> 
     Ok(())
 }
 
+/// The same for a version that was met alone, as JSON.
+pub(super) fn parse_version(key: &str, json: &str) -> Result<(), FormatError> {
+    let version: String = serde_json::from_str(json).context(SyntaxSnafu { key })?;
+    ensure!(version == VERSION, UnknownVersionSnafu { key, version });
+    Ok(())
+}
+
 fn check_disjoint(key: &str, extents: &[Extent]) -> Result<(), FormatError> {
     let mut names = HashSet::with_capacity(extents.len());
     for extent in extents {

@@ -10,15 +10,20 @@
 //! What is parsed here was written by somebody else: every field is checked before it is used.
 
 mod codec;
+mod hash_text;
 mod hashes;
 mod json;
 mod manifest;
 mod names;
+mod packer;
 
 pub use codec::{CodecError, Compression};
+pub use hash_text::{ENTRY, HashFrame, HashHeader, ZeroText, digest_in, entry, entry_of_text, is_entry};
+pub(in crate::backup) use hashes::hex;
 pub use hashes::{Digest, HashList, digest_of, zero_digest};
 pub use manifest::{Extent, Manifest, VolumeMeta, md5_hex};
 pub use names::{Prefix, ZoneName};
+pub use packer::Packer;
 
 use snafu::Snafu;
 

@@ -4,7 +4,8 @@ use super::snapshot::PinnedSource;
 use super::{RepositoryArgs, cancel_on_signals};
 use crate::backup::format::{Compression, VolumeMeta, ZoneName};
 use crate::backup::{
-    Cancel, CreateOptions, CreateReport, ParentChoice, Progress, SnapshotSource, refuse_used_source,
+    CHOOSE_HASH_BLOCK, Cancel, CreateOptions, CreateReport, DEFAULT_CONCURRENCY, ParentChoice, Progress,
+    Resume, SnapshotSource, refuse_used_source,
 };
 use crate::cli::exit::Failure;
 use crate::cli::output::{lines, with_bar};
@@ -56,9 +57,32 @@ pub(super) struct CreateArgs {
     /// Bytes of the volume per object.
     #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "52428800")]
     chunk_size: u64,
-    /// Bytes of the volume per hash: the grain of incremental backups.
-    #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "32768")]
-    hash_block: u64,
+    /// Bytes of the volume per hash: the grain of incremental backups [default: the parent's; for a full backup
+    /// 32K, and more above 145 GiB, so that the hash file stays below 320 MiB].
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    hash_block: Option<u64>,
+    /// Bytes of memory for what is read, compressed and on its way, whatever the size of the volume.
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "256M")]
+    memory: u64,
+    /// Uploads at a time.
+    #[arg(long, value_name = "NUMBER", default_value_t = DEFAULT_CONCURRENCY)]
+    concurrency: usize,
+    /// Upload at most so many bytes per second.
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    limit_rate: Option<u64>,
+    /// Make one object of changed runs that are at most so many bytes apart: fewer objects, more bytes.
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "0")]
+    join: u64,
+    /// Read so many blocks that are said to be unchanged all the same, at random: one that differs from the parent's
+    /// hash makes everything be read.
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    spot_checks: u32,
+    /// Go on with an attempt that was broken off: its id, or auto for one of the same snapshot, parent and
+    /// settings (none: begin one). What is uploaded is compared, and put again only where it differs. If this
+    /// attempt fails too, what it uploaded stays for the next --resume; without --resume, and after Ctrl-C, it
+    /// is removed. Give it from the first attempt on.
+    #[arg(long, value_name = "UUID|auto", value_parser = parse_resume)]
+    resume: Option<Resume>,
     /// Part of the objects' names.
     #[arg(long, value_name = "ZONE", default_value = "nova")]
     availability_zone: ZoneName,
@@ -83,6 +107,13 @@ fn parse_parent(text: &str) -> Result<ParentChoice, String> {
     }
 }
 
+fn parse_resume(text: &str) -> Result<Resume, String> {
+    match text {
+        "auto" => Ok(Resume::Auto),
+        id => Uuid::from_str(id).map(Resume::Backup).map_err(|e| format!("neither auto nor an id: {e}")),
+    }
+}
+
 /// An image format as a word.
 pub(in crate::cli) fn parse_format(text: &str) -> Result<Format, String> {
     match text {
@@ -99,11 +130,17 @@ impl CreateArgs {
             parent: self.parent.unwrap_or(default_parent),
             compression: self.compression,
             chunk_size: self.chunk_size,
-            hash_block: self.hash_block,
+            hash_block: self.hash_block.unwrap_or(CHOOSE_HASH_BLOCK),
             zone: self.availability_zone.clone(),
             name: self.name.clone(),
             description: self.description.clone(),
             volume_meta: (!self.no_metadata).then(|| meta.encode()),
+            memory: self.memory,
+            concurrency: self.concurrency,
+            limit_rate: self.limit_rate,
+            join: self.join,
+            spot_checks: self.spot_checks,
+            resume: self.resume.unwrap_or_default(),
         }
     }
 }
@@ -193,16 +230,20 @@ fn volume_meta(
 }
 
 pub(super) fn text(report: &CreateReport) -> String {
+    let some = |bytes| if bytes == 0 { String::new() } else { size::human(bytes) };
     lines(&[
         ("backup", report.backup_id.to_string()),
         ("parent", report.parent_id.map_or("none: a full backup".to_owned(), |id| id.to_string())),
         ("full because", report.full_because.clone().unwrap_or_default()),
+        ("read all because", report.read_all_because.clone().unwrap_or_default()),
         ("prefix", report.prefix.clone()),
         ("objects", report.objects.to_string()),
         ("volume", size::human(report.bytes_total)),
         ("read", size::human(report.bytes_read)),
         ("changed", size::human(report.bytes_changed)),
+        ("joined", some(report.bytes_joined)),
         ("uploaded", size::human(report.bytes_uploaded)),
+        ("resumed", some(report.bytes_resumed)),
         ("time", format!("{:.1} s", report.seconds)),
     ])
 }

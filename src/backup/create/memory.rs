@@ -1,0 +1,158 @@
+//! One budget for all bytes on their way, with permits that release themselves, and buffers that are used again:
+//! a fresh one of 50 MiB costs 12,800 page faults.
+
+use crate::backup::BackupError;
+use crate::backup::error::BadRequestSnafu;
+use snafu::ensure;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Bytes per permit.
+const UNIT: u64 = 4096;
+/// Smaller buffers are the allocator's business.
+const POOLED: usize = 256 << 10;
+/// Beside the windows: parts of the two hash files on their way, text between the stages, compressors' tables.
+pub(super) const OVERHEAD: u64 = 48 << 20;
+
+/// The budget of one backup.
+#[derive(Debug)]
+pub(super) struct Memory {
+    permits: Arc<Semaphore>,
+    /// Of the windows, in bytes.
+    total: u64,
+    idle: Mutex<Vec<Vec<u8>>>,
+    peak: AtomicU64,
+}
+
+impl Memory {
+    /// A budget of `bytes` in all, of which one window may take `window`.
+    pub fn new(bytes: u64, window: u64) -> Result<Arc<Self>, BackupError> {
+        let total = bytes.saturating_sub(OVERHEAD);
+        let needed = (window.next_multiple_of(UNIT) + OVERHEAD).div_ceil(1 << 20);
+        let reason = format!(
+            "{} MiB of memory are not enough for chunks of that size: give {needed} MiB, or smaller chunks",
+            bytes >> 20
+        );
+        ensure!(total >= window.next_multiple_of(UNIT), BadRequestSnafu { reason });
+        let permits = Arc::new(Semaphore::new((total / UNIT) as usize));
+        Ok(Arc::new(Memory { permits, total, idle: Mutex::default(), peak: AtomicU64::new(0) }))
+    }
+
+    /// Waits until so much is free. Reservations are granted in the order in which they were asked for.
+    pub async fn reserve(self: &Arc<Self>, bytes: u64) -> Option<Reservation> {
+        let units = u32::try_from(bytes.div_ceil(UNIT)).ok()?;
+        let permit = Arc::clone(&self.permits).acquire_many_owned(units).await.ok()?;
+        self.peak.fetch_max(self.in_use(), Ordering::Relaxed);
+        Some(Reservation { memory: Arc::clone(self), permit })
+    }
+
+    /// The most bytes that were reserved at a time.
+    pub fn peak(&self) -> u64 {
+        self.peak.load(Ordering::Relaxed)
+    }
+
+    fn in_use(&self) -> u64 {
+        (self.total / UNIT - self.permits.available_permits() as u64) * UNIT
+    }
+
+    fn allocate(&self, length: usize) -> Vec<u8> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        // Not a much larger one: what is taken is more than what is paid for.
+        let fits = |buffer: &Vec<u8>| buffer.len() >= length && buffer.len() - length <= length / 64;
+        if let Some(at) = idle.iter().position(fits) {
+            return idle.swap_remove(at);
+        }
+        let kept = |idle: &Vec<Vec<u8>>| idle.iter().map(|buffer| buffer.len() as u64).sum::<u64>();
+        while !idle.is_empty() && kept(&idle) + self.in_use() > self.total {
+            idle.swap_remove(0);
+        }
+        // From the kernel, and not touched before it is filled.
+        vec![0; length]
+    }
+
+    fn give_back(&self, buffer: Vec<u8>) {
+        if buffer.len() >= POOLED {
+            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+        }
+    }
+}
+
+/// A part of the budget.
+#[derive(Debug)]
+pub(super) struct Reservation {
+    memory: Arc<Memory>,
+    permit: OwnedSemaphorePermit,
+}
+
+impl Reservation {
+    /// A buffer, paid for out of this reservation. Its bytes are anything.
+    pub fn buffer(&mut self, length: usize) -> Buffer {
+        let units = (length as u64).div_ceil(UNIT) as usize;
+        let paid = self.permit.split(units.min(self.permit.num_permits()));
+        let bytes = self.memory.allocate(length);
+        Buffer { bytes, length, memory: Arc::clone(&self.memory), _paid: paid }
+    }
+}
+
+/// Bytes of the budget. The buffer and its permits go back together.
+#[derive(Debug)]
+pub(super) struct Buffer {
+    bytes: Vec<u8>,
+    length: usize,
+    memory: Arc<Memory>,
+    _paid: Option<OwnedSemaphorePermit>,
+}
+
+impl Buffer {
+    /// Only so many of them count.
+    pub fn truncate(&mut self, length: usize) {
+        self.length = self.length.min(length);
+    }
+
+    pub fn bytes(&mut self) -> &mut [u8] {
+        &mut self.bytes[..self.length]
+    }
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.memory.give_back(std::mem::take(&mut self.bytes));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever is taken and given back, at most the budget is in use, and buffers come again.
+    #[tokio::test]
+    async fn a_budget() {
+        let memory = Memory::new(OVERHEAD + (4 << 20), 4 << 20).unwrap();
+        assert!(Memory::new(OVERHEAD + (4 << 20), (4 << 20) + 1).is_err());
+        let mut first = memory.reserve(3 << 20).await.unwrap();
+        let mut buffer = first.buffer(1 << 20);
+        let place = buffer.bytes().as_ptr() as usize;
+        drop(first);
+        assert_eq!(memory.in_use(), 1 << 20);
+        let mut second = memory.reserve(3 << 20).await.unwrap();
+        let waits = memory.reserve(1 << 20);
+        let mut waits = std::pin::pin!(waits);
+        assert!(futures::poll!(&mut waits).is_pending());
+        drop(buffer);
+        drop(waits.await.unwrap());
+        assert_eq!(second.buffer(1 << 20).bytes().as_ptr() as usize, place, "used again");
+        drop(second);
+        let mut whole = memory.reserve(4 << 20).await.unwrap();
+        let large = whole.buffer(4 << 20);
+        assert!(memory.idle.lock().unwrap().is_empty(), "nothing idle beside a full budget");
+        drop(large);
+        assert_eq!(memory.peak(), 4 << 20);
+    }
+}

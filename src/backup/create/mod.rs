@@ -1,0 +1,266 @@
+//! Making a backup: full, or incremental on a parent by comparing hashes.
+
+mod hash_writer;
+mod limit;
+mod memory;
+mod options;
+mod parent;
+mod piece;
+mod pipeline;
+mod plan;
+mod resume;
+mod upload;
+mod window;
+
+pub use options::{
+    CHOOSE_HASH_BLOCK, CreateOptions, CreateReport, DEFAULT_CONCURRENCY, DEFAULT_MEMORY, ParentChoice, Resume,
+};
+
+use super::catalog::Catalog;
+use super::engine::Engine;
+use super::error::{BackupError, LeftBehindSnafu, NoParentSnafu, ResumableSnafu, SourceLostSnafu};
+use super::format::{ENTRY, HashFrame, Manifest, Prefix, ZeroText};
+use super::{Cancel, Progress, SnapshotSource, blocking};
+use hash_writer::HashWriter;
+use jiff::Timestamp;
+use memory::Memory;
+use parent::{Basis, Parent};
+use piece::Pieces;
+use pipeline::{Known, Pipeline};
+use plan::Wanted;
+use snafu::{IntoError, ensure};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+use upload::Upload;
+use uuid::Uuid;
+use window::WindowWork;
+
+/// One backup being made.
+struct Attempt<'a> {
+    engine: &'a Engine,
+    source: &'a Arc<dyn SnapshotSource>,
+    options: &'a CreateOptions,
+    progress: &'a Progress,
+    cancel: &'a Cancel,
+}
+
+impl Engine {
+    /// Backs up `source`. On failure, or when cancelled, nothing of it stays in the repository (B13), unless
+    /// `options.resume` asks for it: then a failure leaves what was uploaded, and no manifest.
+    pub async fn create(
+        &self,
+        source: Arc<dyn SnapshotSource>,
+        options: &CreateOptions,
+        progress: &Progress,
+        cancel: &Cancel,
+    ) -> Result<CreateReport, BackupError> {
+        let started = Instant::now();
+        let size = source.size();
+        options.check(size)?;
+        progress.set_total(size);
+        self.store.ensure().await?;
+        let catalog = Catalog::new(Arc::clone(&self.store));
+        let mut basis = parent::find(&catalog, options, &source).await?;
+        let mut use_delta = Ok(());
+        let attempt = Attempt { engine: self, source: &source, options, progress, cancel };
+        let mut is_again = false;
+        loop {
+            let made = attempt.make(&catalog, basis, use_delta, is_again).await;
+            is_again = true;
+            if made.is_err() {
+                progress.restart();
+            }
+            basis = match made {
+                Ok(report) => return Ok(CreateReport { seconds: started.elapsed().as_secs_f64(), ..report }),
+                // Seen only on the way: begun again without what cannot be relied on.
+                Err(e @ BackupError::UnusableParent { .. }) => {
+                    use_delta = Ok(());
+                    Basis::Full(Some(e.to_string()))
+                }
+                Err(e @ BackupError::WrongDelta { .. }) => {
+                    use_delta = Err(e.to_string());
+                    parent::find(&catalog, options, &source).await?
+                }
+                Err(e) => return Err(e),
+            };
+        }
+    }
+}
+
+impl Attempt<'_> {
+    async fn make(
+        &self,
+        catalog: &Catalog,
+        basis: Basis,
+        use_delta: Result<(), String>,
+        is_again: bool,
+    ) -> Result<CreateReport, BackupError> {
+        let (options, size) = (self.options, self.source.size());
+        let (parent, full_because) = match basis {
+            Basis::Full(reason) => (None, reason),
+            Basis::On(parent) => (Some(*parent), None),
+        };
+        let (wanted, read_all_because) = match (&parent, use_delta) {
+            (None, _) => (Wanted::all(size), None),
+            (Some(_), Err(reason)) => (Wanted::all(size), Some(reason)),
+            (Some(parent), Ok(())) => parent::wanted(self.source, parent, options).await?,
+        };
+        let block = match &parent {
+            None => options.own_block(size)?,
+            Some(parent) => parent.hashes.block(),
+        };
+        let begun =
+            resume::begin(catalog, options, self.source, parent.as_ref().map(|p| p.id), block, is_again);
+        let begun = begun.await?;
+        let parent_of = parent.as_ref().map(|parent| (parent.id, parent.prefix.clone()));
+        let store = Arc::clone(&self.engine.store);
+        let (rate, progress) = (options.limit_rate, self.progress.clone());
+        let mut upload =
+            Upload::new(store, begun.prefix.clone(), progress, options.concurrency, rate, begun.earlier);
+        let work = Arc::new(self.work(block));
+        let largest = size.min(options.chunk_size);
+        let known = if parent.is_some() { largest.div_ceil(block) as usize * ENTRY } else { 0 };
+        let window = work.cost(std::slice::from_ref(&(0..largest)), known);
+        let memory = Memory::new(options.memory, window)?;
+        let pipeline = Pipeline {
+            work,
+            memory: Arc::clone(&memory),
+            wanted,
+            chunk: options.chunk_size,
+            size,
+            progress: self.progress.clone(),
+            spots: self.spots(size.div_ceil(block)),
+        };
+        let created_at = begun.created_at;
+        let stored = self.store(&mut upload, pipeline, parent, &created_at).await;
+        let prefix = upload.prefix().clone();
+        if let Err(error) = stored {
+            return Err(self.clean_up(error, &mut upload).await);
+        }
+        Ok(CreateReport {
+            backup_id: prefix.backup(),
+            parent_id: parent_of.map(|(id, _)| id),
+            prefix: prefix.to_string(),
+            objects: upload.objects(),
+            bytes_total: size,
+            hash_block: block,
+            bytes_read: upload.bytes_read,
+            bytes_changed: upload.bytes_changed,
+            bytes_joined: upload.bytes_joined,
+            bytes_uploaded: upload.bytes_uploaded,
+            bytes_resumed: upload.bytes_resumed,
+            bytes_buffered: memory.peak(),
+            seconds: 0.0,
+            full_because,
+            read_all_because,
+        })
+    }
+
+    fn work(&self, block: u64) -> WindowWork {
+        WindowWork {
+            source: Arc::clone(self.source),
+            block,
+            join: self.options.join,
+            zeros: ZeroText::new(block, (self.options.chunk_size / block) as usize),
+            pieces: Pieces::new(self.options.compression, self.options.chunk_size),
+            cancel: self.cancel.clone(),
+            is_over: AtomicBool::new(false),
+        }
+    }
+
+    /// Blocks at random: the ids' generator is at hand, and good enough.
+    fn spots(&self, blocks: u64) -> Vec<u64> {
+        let random = |_| (Uuid::new_v4().as_u128() % u128::from(blocks)) as u64;
+        let mut spots: Vec<u64> = (0..self.options.spot_checks).map(random).collect();
+        spots.sort_unstable();
+        spots
+    }
+
+    /// Chunks, then the two files, the manifest last: with it the backup exists.
+    async fn store(
+        &self,
+        upload: &mut Upload,
+        pipeline: Pipeline,
+        parent: Option<Parent>,
+        created_at: &str,
+    ) -> Result<(), BackupError> {
+        let (prefix, options, block) = (upload.prefix().clone(), self.options, pipeline.work.block);
+        let (name, description) = (options.name.as_deref(), options.description.as_deref());
+        let frame = HashFrame::new(&prefix, block, name, description, created_at)?;
+        let parent_of = parent.as_ref().map(|parent| (parent.id, parent.prefix.clone()));
+        let known = parent.map(|parent| Known {
+            blocks: parent.size.div_ceil(block),
+            reader: parent.hashes,
+            backup: parent.id,
+        });
+        let mut hashes = HashWriter::begin(self.engine.store.as_ref(), &prefix.hashes(), frame).await?;
+        let blocks = pipeline.size.div_ceil(block);
+        let done = pipeline.run(known, upload, &mut hashes).await.and_then(|()| self.cancel.check());
+        if let Err(error) = done {
+            // Nothing of it has a name yet.
+            if let Err(e) = hashes.abort().await {
+                tracing::warn!(error = %e, "parts of the hash file of {prefix} stay until the store clears them away");
+            }
+            return Err(error);
+        }
+        debug_assert_eq!(hashes.entries(), blocks);
+        upload.bytes_uploaded += hashes.finish().await?;
+        upload.remove_surplus().await?;
+        let manifest = Manifest {
+            prefix,
+            parent: parent_of.as_ref().map(|(id, _)| *id),
+            name: options.name.clone(),
+            description: options.description.clone(),
+            created_at: created_at.to_owned(),
+            volume_meta: self.volume_meta(),
+            extents: upload.extents(),
+        };
+        let encoded = blocking(move || Ok(manifest.encode()?)).await?;
+        self.cancel.check()?;
+        // Deleted while we worked: this backup could never be restored. Seen before it is one, it is never listed.
+        check_parent(upload, parent_of.as_ref()).await?;
+        resume::check_alone(self.engine, self.options, upload.prefix()).await?;
+        ensure!(!self.source.is_lost(), SourceLostSnafu);
+        upload.put_manifest(encoded.into()).await?;
+        // And again: who deletes the parent looks for our manifest only after having removed its own.
+        check_parent(upload, parent_of.as_ref()).await
+    }
+
+    /// The volume's metadata, with the point that the next backup can ask the changes since.
+    fn volume_meta(&self) -> Option<String> {
+        let meta = self.options.volume_meta.as_ref()?;
+        Some(self.source.point().map_or_else(|| meta.clone(), |point| point.note_in(meta)))
+    }
+
+    /// B13. Who asked to resume keeps what was uploaded, unless it was cancelled or can be of no use.
+    async fn clean_up(&self, error: BackupError, upload: &mut Upload) -> BackupError {
+        let again = matches!(error, BackupError::UnusableParent { .. } | BackupError::WrongDelta { .. });
+        let keep = !matches!(error, BackupError::Cancelled | BackupError::SourceLost) && !again;
+        let (backup, prefix) = (upload.prefix().backup(), upload.prefix().to_string());
+        let cleaned = match self.options.resume {
+            Resume::No => upload.remove().await,
+            _ if !keep => upload.remove().await,
+            _ => match upload.withdraw().await {
+                Ok(()) => return ResumableSnafu { error, backup }.build(),
+                Err(e) => Err(e),
+            },
+        };
+        match cleaned {
+            Ok(()) => error,
+            Err(source) => LeftBehindSnafu { error, prefix }.into_error(source),
+        }
+    }
+}
+
+async fn check_parent(upload: &Upload, parent: Option<&(Uuid, Prefix)>) -> Result<(), BackupError> {
+    let Some((id, prefix)) = parent else { return Ok(()) };
+    let there = upload.exists(&prefix.manifest()).await?;
+    ensure!(there, NoParentSnafu { backup: upload.prefix().backup(), parent: *id });
+    Ok(())
+}
+
+/// A time as Python prints it.
+fn python_time(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%d %H:%M:%S.%6f+00:00").to_string()
+}

@@ -1,0 +1,277 @@
+//! One chunk window of a backup: read, tell zeros, hash, compare with the parent, compress, digest. Pure work,
+//! blocking. Bytes are read in steps that fit the second-level cache, and hashed while they are in it.
+
+use super::memory::Reservation;
+use super::piece::{Piece, Pieces, finish};
+use crate::backup::error::SourceLostSnafu;
+use crate::backup::format::{Compression, ENTRY, ZeroText, digest_of, entry};
+use crate::backup::window::is_zero;
+use crate::backup::{BackupError, Cancel, SnapshotSource};
+use bytes::Bytes;
+use snafu::ensure;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Bytes read at a time.
+const STEP: u64 = 1 << 20;
+
+/// What every window of one backup needs.
+pub(super) struct WindowWork {
+    pub source: Arc<dyn SnapshotSource>,
+    pub block: u64,
+    pub join: u64,
+    pub zeros: ZeroText,
+    pub pieces: Pieces,
+    pub cancel: Cancel,
+    /// Set when the backup has failed elsewhere.
+    pub is_over: AtomicBool,
+}
+
+/// One window's work.
+pub(super) struct Job {
+    /// What is read of it: whole blocks, ascending, with gaps.
+    pub parts: Vec<Range<u64>>,
+    /// The parent's hashes of the blocks from the first part's on; may end before the last part's, and is empty
+    /// where the parent has none.
+    pub known: Vec<u8>,
+    /// Memory for it: as `cost` says.
+    pub reservation: Reservation,
+}
+
+/// What one window yields.
+pub(super) struct WindowResult {
+    /// The hashes of all blocks from the first part's to the last one's, as text.
+    pub text: Bytes,
+    pub pieces: Vec<Piece>,
+    pub bytes_read: u64,
+    pub bytes_joined: u64,
+}
+
+impl WindowWork {
+    /// Bytes of memory that a window needs at most.
+    pub fn cost(&self, parts: &[Range<u64>], known: usize) -> u64 {
+        let bytes: u64 = parts.iter().map(|part| part.end - part.start).sum();
+        let span = parts.last().map_or(0, |last| last.end) - parts.first().map_or(0, |first| first.start);
+        let text = span.div_ceil(self.block) * ENTRY as u64 + known as u64;
+        let raw = if known == 0 { self.step().min(bytes) } else { bytes };
+        // Permits are whole pages.
+        raw + bytes + text + (3 << 12)
+    }
+
+    fn step(&self) -> u64 {
+        STEP.next_multiple_of(self.block)
+    }
+
+    /// Works through one window.
+    pub fn run(&self, job: Job) -> Result<WindowResult, BackupError> {
+        match &job.parts[..] {
+            [only] if job.known.is_empty() => self.store_all(only.clone(), job.reservation),
+            _ => self.compare(job),
+        }
+    }
+
+    /// Nothing to compare with: compressed as it is read, and never in memory as a whole.
+    fn store_all(&self, range: Range<u64>, mut memory: Reservation) -> Result<WindowResult, BackupError> {
+        let length = range.end - range.start;
+        let data = self.data(&range)?;
+        if data.is_empty() {
+            let pieces = vec![self.pieces.zeros(range.start, length)?];
+            return Ok(WindowResult {
+                text: self.zeros.many(length),
+                pieces,
+                bytes_read: 0,
+                bytes_joined: 0,
+            });
+        }
+        let mut scratch = memory.buffer(self.step().min(length) as usize);
+        let mut out = memory.buffer(length as usize);
+        let mut bytes_read = 0;
+        let mut compression = self.pieces.compression();
+        if !self.looks_compressible(&data, scratch.bytes(), out.bytes(), &mut bytes_read)? {
+            compression = Compression::None;
+        }
+        loop {
+            let mut text = Vec::with_capacity(length.div_ceil(self.block) as usize * ENTRY);
+            let mut piece = self.pieces.begin(length, compression, &mut out)?;
+            for at in (range.start..range.end).step_by(self.step() as usize) {
+                let part = at..range.end.min(at + self.step());
+                let bytes = &mut scratch.bytes()[..(part.end - part.start) as usize];
+                let has_data = self.fill(bytes, &part, &data, &mut bytes_read)?;
+                if self.hash(bytes, has_data, &mut text) {
+                    piece.feed_zeros(bytes.len() as u64);
+                } else if !piece.feed(bytes)? {
+                    break;
+                }
+            }
+            // What is allocated may be zeros all the same.
+            if piece.is_all_zero() {
+                let pieces = vec![self.pieces.zeros(range.start, length)?];
+                return Ok(WindowResult { text: text.into(), pieces, bytes_read, bytes_joined: 0 });
+            }
+            if let Some((md5, used)) = piece.end()? {
+                let pieces = vec![finish(range.start, length, compression, md5, used, out)];
+                return Ok(WindowResult { text: text.into(), pieces, bytes_read, bytes_joined: 0 });
+            }
+            // It does not shrink: stored as it is (B2), and read once more for that.
+            compression = Compression::None;
+        }
+    }
+
+    /// Each run of blocks whose hash is not the parent's is stored (B6).
+    fn compare(&self, job: Job) -> Result<WindowResult, BackupError> {
+        let Job { parts, known, reservation: mut memory } = job;
+        let first = parts[0].start;
+        let length: u64 = parts.iter().map(|part| part.end - part.start).sum();
+        let mut raw = memory.buffer(length as usize);
+        let (mut text, mut bytes_read, mut bytes_joined, mut filled) = (known, 0, 0, 0);
+        let mut runs: Vec<(Range<u64>, usize)> = Vec::new();
+        for part in &parts {
+            let data = self.data(part)?;
+            let mut run: Option<(Range<u64>, usize)> = None;
+            for at in (part.start..part.end).step_by(self.step() as usize) {
+                let step = at..part.end.min(at + self.step());
+                let bytes = &mut raw.bytes()[filled..filled + (step.end - step.start) as usize];
+                let has_data = self.fill(bytes, &step, &data, &mut bytes_read)?;
+                let mut hashes = Vec::new();
+                self.hash(bytes, has_data, &mut hashes);
+                for (n, hash) in hashes.chunks_exact(ENTRY).enumerate() {
+                    let start = step.start + n as u64 * self.block;
+                    if !put(&mut text, ((start - first) / self.block) as usize, hash) {
+                        continue;
+                    }
+                    let end = part.end.min(start + self.block);
+                    match &mut run {
+                        Some((last, _)) if start - last.end <= self.join => {
+                            bytes_joined += start - last.end;
+                            last.end = end;
+                        }
+                        _ => runs.extend(run.replace((start..end, filled + (start - step.start) as usize))),
+                    }
+                }
+                filled += (step.end - step.start) as usize;
+            }
+            runs.extend(run);
+        }
+        let mut pieces = Vec::with_capacity(runs.len());
+        for (run, at) in runs {
+            let bytes = &raw.as_ref()[at..at + (run.end - run.start) as usize];
+            pieces.push(self.pieces.pack(run.start, bytes, &mut memory)?);
+        }
+        Ok(WindowResult { text: text.into(), pieces, bytes_read, bytes_joined })
+    }
+
+    /// What may be anything but zeros.
+    fn data(&self, range: &Range<u64>) -> Result<Vec<Range<u64>>, BackupError> {
+        Ok(self.source.data_ranges(range.clone())?)
+    }
+
+    /// Fills `buffer` with the bytes of `range`; answers whether any were read.
+    fn fill(
+        &self,
+        buffer: &mut [u8],
+        range: &Range<u64>,
+        data: &[Range<u64>],
+        bytes_read: &mut u64,
+    ) -> Result<bool, BackupError> {
+        self.check()?;
+        let mut filled = 0;
+        let begin = data.partition_point(|part| part.end <= range.start);
+        let mut has_data = false;
+        for part in data[begin..].iter().take_while(|part| part.start < range.end) {
+            let start = (part.start.max(range.start) - range.start) as usize;
+            let end = (part.end.min(range.end) - range.start) as usize;
+            buffer[filled..start].fill(0);
+            self.source.read_at(&mut buffer[start..end], range.start + start as u64)?;
+            *bytes_read += (end - start) as u64;
+            (filled, has_data) = (end, true);
+        }
+        buffer[filled..].fill(0);
+        // After the reading: what was lost during it counts.
+        ensure!(!self.source.is_lost(), SourceLostSnafu);
+        Ok(has_data)
+    }
+
+    /// Adds the hashes of `bytes`; answers whether all of them are zero.
+    fn hash(&self, bytes: &[u8], has_data: bool, text: &mut Vec<u8>) -> bool {
+        if !has_data {
+            text.extend_from_slice(&self.zeros.many(bytes.len() as u64));
+            return true;
+        }
+        let mut is_all_zero = true;
+        for block in bytes.chunks(self.block as usize) {
+            if is_zero(block) {
+                text.extend_from_slice(&self.zeros.of(block.len() as u64));
+            } else {
+                text.extend_from_slice(&entry(&digest_of(block)));
+                is_all_zero = false;
+            }
+        }
+        is_all_zero
+    }
+
+    /// Tries a few places of the window, for compressing noise costs more than all the rest.
+    fn looks_compressible(
+        &self,
+        data: &[Range<u64>],
+        sample: &mut [u8],
+        scratch: &mut [u8],
+        bytes_read: &mut u64,
+    ) -> Result<bool, BackupError> {
+        const PLACES: u64 = 16;
+        const PLACE: u64 = 16 << 10;
+        let total: u64 = data.iter().map(|part| part.end - part.start).sum();
+        if self.pieces.compression() == Compression::None || total < 2 * PLACES * PLACE {
+            return Ok(true);
+        }
+        let mut filled = 0;
+        for place in 0..PLACES {
+            let mut at = total / PLACES * place;
+            for part in data {
+                let length = part.end - part.start;
+                if at < length {
+                    let bytes = PLACE.min(length - at) as usize;
+                    self.source.read_at(&mut sample[filled..filled + bytes], part.start + at)?;
+                    *bytes_read += bytes as u64;
+                    filled += bytes;
+                    break;
+                }
+                at -= length;
+            }
+        }
+        self.pieces.shrinks(&sample[..filled], scratch)
+    }
+
+    /// Whether a block has that hash.
+    pub fn has_hash(&self, range: Range<u64>, hash: &[u8]) -> Result<bool, BackupError> {
+        let (mut bytes, mut text) = (vec![0; (range.end - range.start) as usize], Vec::new());
+        let data = self.data(&range)?;
+        let has_data = self.fill(&mut bytes, &range, &data, &mut 0)?;
+        self.hash(&bytes, has_data, &mut text);
+        Ok(text == hash)
+    }
+
+    fn check(&self) -> Result<(), BackupError> {
+        self.cancel.check()?;
+        // Whoever failed has said why.
+        ensure!(!self.is_over.load(Ordering::Relaxed), crate::backup::error::CancelledSnafu);
+        Ok(())
+    }
+}
+
+/// Makes `hash` the `index`th one of `text`, behind its end too; answers whether it was another one before.
+fn put(text: &mut Vec<u8>, index: usize, hash: &[u8]) -> bool {
+    let at = index * ENTRY;
+    match text.get_mut(at..at + ENTRY) {
+        Some(known) if known == hash => false,
+        Some(known) => {
+            known.copy_from_slice(hash);
+            true
+        }
+        // Blocks come in order, and there are no gaps behind the parent's end.
+        None => {
+            text.extend_from_slice(hash);
+            true
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! Compression of a chunk that is fed bit by bit, into a buffer that is smaller than the chunk: what does not
+//! fit has not shrunk (B2). One packer serves one thread, its zstd tables are used again.
+
+use super::codec::{CodecError, Compression, ZSTD_LEVEL};
+use std::fmt;
+use std::io;
+use zstd::zstd_safe::zstd_sys::ZSTD_EndDirective;
+use zstd::zstd_safe::{CCtx, CParameter, InBuffer, OutBuffer, ResetDirective, get_error_name};
+
+/// A compressor that is used again and again.
+pub struct Packer {
+    zstd: CCtx<'static>,
+    /// Of the probe, which is about speed.
+    quick: CCtx<'static>,
+    chunk: Chunk,
+}
+
+/// The one being compressed.
+enum Chunk {
+    None,
+    Zlib(Box<flate2::Compress>),
+    Bz2(bzip2::Compress),
+    Zstd,
+}
+
+impl fmt::Debug for Packer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Packer")
+    }
+}
+
+impl Default for Packer {
+    fn default() -> Self {
+        Packer { zstd: CCtx::create(), quick: CCtx::create(), chunk: Chunk::None }
+    }
+}
+
+impl Packer {
+    /// Begins a chunk of `length` bytes.
+    pub fn begin(&mut self, compression: Compression, length: u64) -> Result<(), CodecError> {
+        self.chunk = match compression {
+            Compression::None => Chunk::None,
+            Compression::Zlib => {
+                Chunk::Zlib(Box::new(flate2::Compress::new(flate2::Compression::default(), true)))
+            }
+            Compression::Bz2 => Chunk::Bz2(bzip2::Compress::new(bzip2::Compression::best(), 0)),
+            Compression::Zstd => {
+                let begun = self
+                    .zstd
+                    .reset(ResetDirective::SessionOnly)
+                    .and_then(|_| self.zstd.set_parameter(CParameter::CompressionLevel(ZSTD_LEVEL)))
+                    // The content size goes into the header: Cinder needs it to unpack the frame.
+                    .and_then(|_| self.zstd.set_pledged_src_size(Some(length)));
+                begun.map_err(|code| zstd_error(compression, code))?;
+                Chunk::Zstd
+            }
+        };
+        Ok(())
+    }
+
+    /// Compresses the next bytes of the chunk into `out` from `used` on; with `last` the chunk ends. `false` once
+    /// `out` is full.
+    pub fn feed(
+        &mut self,
+        data: &[u8],
+        last: bool,
+        out: &mut [u8],
+        used: &mut usize,
+    ) -> Result<bool, CodecError> {
+        match &mut self.chunk {
+            Chunk::None => Ok(copy(data, out, used)),
+            Chunk::Zlib(stream) => zlib(stream, data, last, out, used),
+            Chunk::Bz2(stream) => bz2(stream, data, last, out, used),
+            Chunk::Zstd => zstd(&mut self.zstd, data, last, out, used),
+        }
+    }
+
+    /// Whether a sample of a chunk shrinks at all, told by the quickest of the compressors.
+    pub fn shrinks(&mut self, sample: &[u8], scratch: &mut [u8]) -> Result<bool, CodecError> {
+        // Less than one part in 64 is not worth the time.
+        let room = (sample.len() - sample.len() / 64).min(scratch.len());
+        let begun = self
+            .quick
+            .reset(ResetDirective::SessionOnly)
+            .and_then(|_| self.quick.set_parameter(CParameter::CompressionLevel(1)));
+        begun.map_err(|code| zstd_error(Compression::Zstd, code))?;
+        zstd(&mut self.quick, sample, true, &mut scratch[..room], &mut 0)
+    }
+}
+
+fn copy(data: &[u8], out: &mut [u8], used: &mut usize) -> bool {
+    let Some(room) = out.get_mut(*used..*used + data.len()) else { return false };
+    room.copy_from_slice(data);
+    *used += data.len();
+    true
+}
+
+fn zstd(
+    stream: &mut CCtx<'static>,
+    data: &[u8],
+    last: bool,
+    out: &mut [u8],
+    used: &mut usize,
+) -> Result<bool, CodecError> {
+    let mut input = InBuffer::around(data);
+    let what = if last { ZSTD_EndDirective::ZSTD_e_end } else { ZSTD_EndDirective::ZSTD_e_continue };
+    loop {
+        let mut output = OutBuffer::around(&mut out[*used..]);
+        let left = stream.compress_stream2(&mut output, &mut input, what);
+        let left = left.map_err(|code| zstd_error(Compression::Zstd, code))?;
+        *used += output.pos();
+        if if last { left == 0 } else { input.pos() == data.len() } {
+            return Ok(true);
+        }
+        if *used == out.len() {
+            return Ok(false);
+        }
+    }
+}
+
+fn zlib(
+    stream: &mut flate2::Compress,
+    mut data: &[u8],
+    last: bool,
+    out: &mut [u8],
+    used: &mut usize,
+) -> Result<bool, CodecError> {
+    let flush = if last { flate2::FlushCompress::Finish } else { flate2::FlushCompress::None };
+    loop {
+        let (taken, given) = (stream.total_in(), stream.total_out());
+        let status = stream.compress(data, &mut out[*used..], flush);
+        let status = status.map_err(|e| failed(Compression::Zlib, io::Error::other(e)))?;
+        data = &data[(stream.total_in() - taken) as usize..];
+        *used += (stream.total_out() - given) as usize;
+        if status == flate2::Status::StreamEnd || (!last && data.is_empty()) {
+            return Ok(true);
+        }
+        if *used == out.len() {
+            return Ok(false);
+        }
+    }
+}
+
+fn bz2(
+    stream: &mut bzip2::Compress,
+    mut data: &[u8],
+    last: bool,
+    out: &mut [u8],
+    used: &mut usize,
+) -> Result<bool, CodecError> {
+    let action = if last { bzip2::Action::Finish } else { bzip2::Action::Run };
+    if data.is_empty() && !last {
+        return Ok(true);
+    }
+    loop {
+        let (taken, given) = (stream.total_in(), stream.total_out());
+        let status = stream.compress(data, &mut out[*used..], action);
+        let status = status.map_err(|e| failed(Compression::Bz2, io::Error::other(e)))?;
+        data = &data[(stream.total_in() - taken) as usize..];
+        *used += (stream.total_out() - given) as usize;
+        if status == bzip2::Status::StreamEnd || (!last && data.is_empty()) {
+            return Ok(true);
+        }
+        if *used == out.len() {
+            return Ok(false);
+        }
+    }
+}
+
+fn zstd_error(compression: Compression, code: usize) -> CodecError {
+    failed(compression, io::Error::other(get_error_name(code)))
+}
+
+fn failed(compression: Compression, source: io::Error) -> CodecError {
+    CodecError::Compress { compression, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    const KINDS: [Compression; 3] = [Compression::Zlib, Compression::Bz2, Compression::Zstd];
+
+    fn pack(
+        packer: &mut Packer,
+        kind: Compression,
+        data: &[u8],
+        step: usize,
+        room: usize,
+    ) -> Option<Vec<u8>> {
+        let (mut out, mut used) = (vec![0; room], 0);
+        packer.begin(kind, data.len() as u64).unwrap();
+        let parts = data.len().div_ceil(step);
+        for (at, part) in data.chunks(step).enumerate() {
+            if !packer.feed(part, at + 1 == parts, &mut out, &mut used).unwrap() {
+                return None;
+            }
+        }
+        out.truncate(used);
+        Some(out)
+    }
+
+    /// Fed in any steps, by a packer that broke a chunk off before, the stream unpacks to the chunk.
+    #[rstest]
+    fn bit_by_bit(#[values(0, 1, 2)] kind: usize, #[values(100, 5000, 300_000)] step: usize) {
+        let (kind, mut packer) = (KINDS[kind], Packer::default());
+        let data: Vec<u8> = (0..300_000u32).flat_map(|n| (n / 3).to_le_bytes()).collect();
+        assert_eq!(pack(&mut packer, kind, &data, step, 1000), None);
+        let packed = pack(&mut packer, kind, &data, step, data.len() - 1).unwrap();
+        assert!(kind.decompress(&packed, data.len() as u64).unwrap() == data);
+        if kind == Compression::Zstd {
+            let size = zstd::zstd_safe::get_frame_content_size(&packed).unwrap();
+            assert_eq!(size, Some(data.len() as u64));
+        }
+    }
+
+    #[test]
+    fn a_sample_tells() {
+        let (mut packer, mut state, mut scratch) = (Packer::default(), 1u64, vec![0; 1 << 20]);
+        let noise = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 56) as u8
+        });
+        let noise: Vec<u8> = noise.take(100_000).collect();
+        assert!(!packer.shrinks(&noise, &mut scratch).unwrap());
+        let text = b"some text that repeats, ".repeat(4000);
+        assert!(packer.shrinks(&text, &mut scratch).unwrap());
+    }
+}
