@@ -64,14 +64,14 @@ pub(super) async fn begin(
             let free = ids.into_iter().find(|id| !is_complete(id));
             let id = free.context(BadRequestSnafu { reason: "every id is taken" })?;
             return match sets.iter().find(|set| set.prefix.backup() == id) {
-                Some(set) => adopt(set),
+                Some(set) => adopt(catalog, set).await,
                 None => Ok(fresh(options, id)),
             };
         }
     };
     let sets = catalog.sets(Some(options.volume)).await?;
     match sets.iter().find(|set| set.prefix.backup() == wanted) {
-        Some(set) => adopt(set),
+        Some(set) => adopt(catalog, set).await,
         // Begun anew by ourselves, and nothing is there any more.
         None if is_again => Ok(fresh(options, wanted)),
         None => NoSuchBackupSnafu { backup: wanted }.fail(),
@@ -85,13 +85,15 @@ fn fresh(options: &CreateOptions, id: Uuid) -> Begun {
     Begun { prefix, created_at: python_time(now), earlier: BTreeMap::new() }
 }
 
-fn adopt(set: &BackupSet) -> Result<Begun, BackupError> {
+async fn adopt(catalog: &Catalog, set: &BackupSet) -> Result<Begun, BackupError> {
     let prefix = set.prefix.clone();
     ensure!(!set.is_complete(), AlreadyCompleteSnafu { backup: prefix.backup() });
     let stamp = prefix.as_str().split('/').nth(1).unwrap_or_default();
     let time = DateTime::strptime("%Y%m%d%H%M%S", stamp).and_then(|time| time.to_zoned(TimeZone::UTC));
     let time = time.map_or_else(|_| Timestamp::now(), |zoned| zoned.timestamp());
+    // Made in one go, and never over one that is there.
     let hashes = prefix.hashes();
+    catalog.store().delete(&hashes).await?;
     let earlier = set.objects.iter().filter(|object| object.key != hashes);
     let earlier = earlier.map(|object| (object.key.clone(), object.size)).collect();
     Ok(Begun { prefix, created_at: python_time(time), earlier })

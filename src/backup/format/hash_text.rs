@@ -6,7 +6,7 @@ use super::manifest::parse_version;
 use super::{FormatError, InvalidSnafu, MIN_HASH_BLOCK, Prefix, SyntaxSnafu, VERSION, json};
 use bytes::Bytes;
 use serde::Serialize;
-use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 use snafu::{OptionExt, ResultExt, ensure};
 
 /// Bytes of one digest with what stands before it. The first one of a file has no comma.
@@ -163,11 +163,10 @@ impl HashHeader {
 
     /// Takes what is missing here from the members of a JSON object.
     pub fn fill(&mut self, members: &[u8]) -> bool {
-        type Members<'a> = std::collections::BTreeMap<String, &'a RawValue>;
-        let Ok(members) = serde_json::from_slice::<Members>(members) else { return false };
+        let Ok(members) = serde_json::from_slice::<Map<String, Value>>(members) else { return false };
         for (name, value) in members {
             if let Some(field) = self.field(&name).filter(|field| field.is_none()) {
-                *field = Some(value.get().to_owned());
+                *field = Some(value.to_string());
             }
         }
         true
