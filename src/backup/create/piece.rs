@@ -34,6 +34,7 @@ pub(super) struct Feed<'a> {
     pieces: &'a Pieces,
     packer: Option<Packer>,
     md5: Md5,
+    length: u64,
     left: u64,
     /// The last of what it has had, not taken yet.
     zeros: u64,
@@ -84,6 +85,7 @@ impl Pieces {
             pieces: self,
             packer: Some(packer),
             md5,
+            length,
             left: length,
             zeros: 0,
             limit,
@@ -179,7 +181,7 @@ impl Feed<'_> {
 
     /// Whether it has had nothing but zeros.
     pub fn is_all_zero(&self) -> bool {
-        self.left == self.zeros
+        self.zeros == self.length
     }
 
     /// Takes the next bytes; `false` once it is certain that the piece does not shrink.

@@ -54,6 +54,16 @@ enum Item {
     Window(JoinHandle<Result<WindowResult, BackupError>>, u64),
 }
 
+impl Item {
+    /// Waits for a worker whose result nobody wants.
+    async fn ended(self) {
+        if let Item::Window(worker, _) = self {
+            // Why it stopped has been said elsewhere.
+            let _ = worker.await;
+        }
+    }
+}
+
 impl Pipeline {
     /// Takes the whole volume through; the hashes are written, not finished, and all uploads have landed.
     pub async fn run(
@@ -63,16 +73,19 @@ impl Pipeline {
         hashes: &mut HashWriter,
     ) -> Result<(), BackupError> {
         let workers = std::thread::available_parallelism().map_or(2, usize::from);
-        let (sender, receiver) = mpsc::channel(workers + QUEUE);
-        let work = Arc::clone(&self.work);
+        let (sender, mut receiver) = mpsc::channel(workers + QUEUE);
         let end = async {
-            let done = collect(receiver, &self.work, &self.progress, upload, hashes).await;
-            // Seen by the workers, and by the feeder once it meets the closed channel.
+            let done = collect(&mut receiver, &self.work, &self.progress, upload, hashes).await;
+            // Seen by the workers, and by the feeder once it meets the closed channel. Nobody reads the source
+            // any more when this is over.
             self.work.is_over.store(done.is_err(), Ordering::Relaxed);
+            receiver.close();
+            while let Some(item) = receiver.recv().await {
+                item.ended().await;
+            }
             done
         };
         let (fed, collected) = tokio::join!(self.feed(known, sender, workers), end);
-        work.is_over.store(true, Ordering::Relaxed);
         // Also after a failure: what is still on its way must have landed before it can be removed.
         let drained = upload.drain().await;
         // The end knows better why it stopped than the feeder, who only misses it.
@@ -118,7 +131,8 @@ impl Pipeline {
                 let _core = cores.acquire_owned().await;
                 blocking(move || work.run(Job { parts, known: text, reservation })).await
             });
-            if sender.send(Item::Window(worker, bytes)).await.is_err() {
+            if let Err(unsent) = sender.send(Item::Window(worker, bytes)).await {
+                unsent.0.ended().await;
                 return Ok(());
             }
         }
@@ -197,7 +211,7 @@ impl Known {
 
 /// The end of the pipeline.
 async fn collect(
-    mut items: mpsc::Receiver<Item>,
+    items: &mut mpsc::Receiver<Item>,
     work: &WindowWork,
     progress: &Progress,
     upload: &mut Upload,

@@ -13,6 +13,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::task::{JoinError, JoinSet};
 
+/// Bytes of an earlier attempt's object that are fetched at a time.
+const COMPARED: usize = 4 << 20;
 /// Deletions at a time.
 const DELETIONS: usize = 8;
 
@@ -170,11 +172,18 @@ impl Upload {
     }
 }
 
-/// Whether an object holds exactly these bytes. Nothing else is believed: neither a name nor a size.
+/// Whether an object holds exactly these bytes. Nothing else is believed: neither a name nor a size. Fetched in
+/// parts, for memory is counted without it, and up to the first difference.
 async fn is_stored(store: &dyn Store, key: &str, body: &Bytes) -> Result<bool, BackupError> {
-    match store.get(key, body.len() as u64).await {
-        Ok(found) => Ok(found == *body),
-        Err(StoreError::Missing { .. } | StoreError::TooLarge { .. }) => Ok(false),
-        Err(e) => Err(e.into()),
+    // One byte more is asked for: a longer object is another one.
+    for start in (0..=body.len()).step_by(COMPARED) {
+        let wanted = &body[start..body.len().min(start + COMPARED)];
+        let end = if wanted.len() < COMPARED { start + wanted.len() + 1 } else { start + COMPARED };
+        match store.get_range(key, start as u64..end as u64).await {
+            Ok(found) if found == wanted => {}
+            Ok(_) | Err(StoreError::Missing { .. }) => return Ok(false),
+            Err(e) => return Err(e.into()),
+        }
     }
+    Ok(true)
 }

@@ -123,18 +123,26 @@ impl WindowWork {
         let Job { parts, known, reservation: mut memory } = job;
         let first = parts[0].start;
         let length: u64 = parts.iter().map(|part| part.end - part.start).sum();
-        let mut raw = memory.buffer(length as usize);
+        let data = parts.iter().map(|part| self.data(part)).collect::<Result<Vec<_>, _>>()?;
+        // Of holes there is nothing to read, and nothing to hold.
+        let is_hole = data.iter().all(Vec::is_empty);
+        let mut raw = (!is_hole).then(|| memory.buffer(length as usize));
         let (mut text, mut bytes_read, mut bytes_joined, mut filled) = (known, 0, 0, 0);
         let mut runs: Vec<(Range<u64>, usize)> = Vec::new();
-        for part in &parts {
-            let data = self.data(part)?;
+        for (part, data) in parts.iter().zip(&data) {
             let mut run: Option<(Range<u64>, usize)> = None;
             for at in (part.start..part.end).step_by(self.step() as usize) {
                 let step = at..part.end.min(at + self.step());
-                let bytes = &mut raw.bytes()[filled..filled + (step.end - step.start) as usize];
-                let has_data = self.fill(bytes, &step, &data, &mut bytes_read)?;
+                let length = (step.end - step.start) as usize;
                 let mut hashes = Vec::new();
-                self.hash(bytes, has_data, &mut hashes);
+                if let Some(raw) = &mut raw {
+                    let bytes = &mut raw.bytes()[filled..filled + length];
+                    let has_data = self.fill(bytes, &step, data, &mut bytes_read)?;
+                    self.hash(bytes, has_data, &mut hashes);
+                } else {
+                    self.check()?;
+                    hashes.extend_from_slice(&self.zeros.many(length as u64));
+                }
                 for (n, hash) in hashes.chunks_exact(ENTRY).enumerate() {
                     let start = step.start + n as u64 * self.block;
                     if !put(&mut text, ((start - first) / self.block) as usize, hash) {
@@ -149,14 +157,20 @@ impl WindowWork {
                         _ => runs.extend(run.replace((start..end, filled + (start - step.start) as usize))),
                     }
                 }
-                filled += (step.end - step.start) as usize;
+                filled += length;
             }
             runs.extend(run);
         }
         let mut pieces = Vec::with_capacity(runs.len());
         for (run, at) in runs {
-            let bytes = &raw.as_ref()[at..at + (run.end - run.start) as usize];
-            pieces.push(self.pieces.pack(run.start, bytes, &mut memory)?);
+            let length = run.end - run.start;
+            pieces.push(match &raw {
+                None => self.pieces.zeros(run.start, length)?,
+                Some(raw) => {
+                    self.check()?;
+                    self.pieces.pack(run.start, &raw.as_ref()[at..at + length as usize], &mut memory)?
+                }
+            });
         }
         Ok(WindowResult { text: text.into(), pieces, bytes_read, bytes_joined })
     }

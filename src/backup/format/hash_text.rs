@@ -1,7 +1,7 @@
 //! `_sha256file` as text: what stands before, between and behind its digests. One digest takes 72 bytes,
 //! always the same ones for the same digest, so that stretches of a file can be copied as they are.
 
-use super::hashes::{Digest, hex, unhex, zero_digest};
+use super::hashes::{Digest, unhex, zero_digest};
 use super::manifest::parse_version;
 use super::{FormatError, InvalidSnafu, MIN_HASH_BLOCK, Prefix, SyntaxSnafu, VERSION, json};
 use bytes::Bytes;
@@ -16,13 +16,12 @@ const LIST: &[u8] = b"\n  \"sha256s\": [";
 
 /// One digest as it stands in the file, comma first.
 pub fn entry(digest: &Digest) -> [u8; ENTRY] {
-    entry_of_hex(hex(digest).as_bytes())
-}
-
-fn entry_of_hex(hex: &[u8]) -> [u8; ENTRY] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut text = [b'"'; ENTRY];
     text[..BEFORE.len()].copy_from_slice(BEFORE);
-    text[BEFORE.len()..ENTRY - 1].copy_from_slice(hex);
+    for (pair, byte) in text[BEFORE.len()..].chunks_exact_mut(2).zip(digest) {
+        pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+    }
     text
 }
 

@@ -1,0 +1,153 @@
+//! Memory does not grow with the volume. Alone in its process, so that the process' peak is this backup's.
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+use strata::backup::format::VolumeMeta;
+use strata::backup::store::{ObjectBacked, ObjectInfo, ObjectWriter, Store, StoreError};
+use strata::backup::{
+    Cancel, Changed, CreateOptions, DataPoint, Engine, ParentChoice, Progress, SnapshotSource,
+};
+use strata::image::ReadError;
+use uuid::Uuid;
+
+const TIB: u64 = 1 << 40;
+const MIB: u64 = 1 << 20;
+
+/// A huge volume of holes, noise at some places.
+struct Sparse {
+    size: u64,
+    data: Vec<Range<u64>>,
+    changed: Option<Vec<Range<u64>>>,
+    read: AtomicU64,
+    point: DataPoint,
+}
+
+impl Sparse {
+    fn new(size: u64, data: Vec<Range<u64>>, changed: Option<Vec<Range<u64>>>) -> Arc<Self> {
+        let point = DataPoint { incarnation: Uuid::new_v4(), snapshot: Uuid::new_v4() };
+        Arc::new(Sparse { size, data, changed, read: AtomicU64::new(0), point })
+    }
+}
+
+impl SnapshotSource for Sparse {
+    fn size(&self) -> u64 {
+        self.size
+    }
+    fn data_ranges(&self, range: Range<u64>) -> Result<Vec<Range<u64>>, ReadError> {
+        let cut = |data: &Range<u64>| data.start.max(range.start)..data.end.min(range.end);
+        Ok(self.data.iter().map(cut).filter(|part| part.start < part.end).collect())
+    }
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), ReadError> {
+        self.read.fetch_add(buffer.len() as u64, Ordering::Relaxed);
+        let mut state = offset | 1;
+        for word in buffer.chunks_mut(8) {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            word.copy_from_slice(&state.to_le_bytes()[..word.len()]);
+        }
+        Ok(())
+    }
+    fn point(&self) -> Option<DataPoint> {
+        Some(self.point)
+    }
+    fn changed_since(&self, _: &DataPoint) -> Result<Changed, ReadError> {
+        Ok(match &self.changed {
+            Some(changed) => Changed::Only(changed.clone()),
+            None => Changed::Unknown("nothing is recorded".to_owned()),
+        })
+    }
+}
+
+/// A store that keeps the two files, and of the chunks only their number of bytes.
+#[derive(Debug)]
+struct Counting {
+    files: ObjectBacked,
+    chunks: Mutex<Vec<ObjectInfo>>,
+}
+
+impl Store for Counting {
+    fn ensure(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.files.ensure()
+    }
+    fn put<'a>(&'a self, key: &'a str, body: Bytes) -> BoxFuture<'a, Result<(), StoreError>> {
+        if key.ends_with("_metadata") {
+            return self.files.put(key, body);
+        }
+        let info = ObjectInfo { key: key.to_owned(), size: body.len() as u64, modified: Default::default() };
+        self.chunks.lock().unwrap().push(info);
+        Box::pin(async { Ok(()) })
+    }
+    fn get<'a>(&'a self, key: &'a str, limit: u64) -> BoxFuture<'a, Result<Bytes, StoreError>> {
+        self.files.get(key, limit)
+    }
+    fn get_range<'a>(&'a self, key: &'a str, range: Range<u64>) -> BoxFuture<'a, Result<Bytes, StoreError>> {
+        self.files.get_range(key, range)
+    }
+    fn begin<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Box<dyn ObjectWriter>, StoreError>> {
+        self.files.begin(key)
+    }
+    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.files.delete(key)
+    }
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<ObjectInfo>, StoreError>> {
+        Box::pin(async move {
+            let mut found = self.files.list(prefix).await?;
+            let chunks = self.chunks.lock().unwrap();
+            found.extend(chunks.iter().filter(|chunk| chunk.key.starts_with(prefix)).cloned());
+            found.sort();
+            Ok(found)
+        })
+    }
+}
+
+/// The most memory that this process ever had, in bytes.
+fn peak() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap() * 1024
+}
+
+/// A tebibyte: 512 MiB of noise, the rest holes; then one cluster more; then nothing is known of the changes. Within
+/// the budget each time, and in seconds.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tebibyte_in_bounded_memory() {
+    let store = Arc::new(Counting { files: ObjectBacked::memory(), chunks: Mutex::default() });
+    let engine = Engine::new(store.clone());
+    let meta = VolumeMeta::new(Default::default(), Default::default()).encode();
+    let options = CreateOptions {
+        parent: ParentChoice::Latest,
+        hash_block: 2 * MIB,
+        memory: 160 * MIB,
+        volume_meta: Some(meta),
+        ..CreateOptions::new(Uuid::new_v4())
+    };
+    let make = |source: Arc<Sparse>| {
+        let (engine, options) = (engine.clone(), options.clone());
+        async move { engine.create(source, &options, &Progress::default(), &Cancel::never()).await.unwrap() }
+    };
+    let before = peak();
+    let noise: Vec<Range<u64>> = vec![3 * MIB..MIB * 259, TIB / 2..TIB / 2 + MIB * 256];
+    let full = make(Sparse::new(TIB, noise.clone(), None)).await;
+    assert_eq!(full.objects, TIB.div_ceil(options.chunk_size));
+    assert!(full.bytes_read < 513 * MIB, "{full:?}");
+    assert!(full.bytes_buffered > 50 * MIB && full.bytes_buffered <= 112 * MIB, "{full:?}");
+    let grown = peak() - before;
+    // The budget, and what is stored here: the hash file (38 MB), the names of 21,000 objects (the manifest, 9 MB).
+    assert!(grown < (160 + 100) * MIB, "{} MiB more", grown / MIB);
+    let began = Instant::now();
+    let cluster = TIB - 128 * 1024..TIB - 64 * 1024;
+    let more = noise.iter().cloned().chain([cluster.clone()]).collect::<Vec<_>>();
+    let source = Sparse::new(TIB, more.clone(), Some(vec![cluster]));
+    let one = make(source.clone()).await;
+    assert_eq!((one.objects, one.bytes_read, one.read_all_because), (1, 64 * 1024, None));
+    assert_eq!(source.read.load(Ordering::Relaxed), 64 * 1024);
+    assert!(began.elapsed().as_secs() < 60, "{:?}", began.elapsed());
+    let all = make(Sparse::new(TIB, more, None)).await;
+    assert_eq!((all.objects, all.read_all_because.as_deref()), (0, Some("nothing is recorded")));
+    assert!(all.bytes_buffered <= 112 * MIB, "{all:?}");
+}
