@@ -134,7 +134,8 @@ async fn a_tebibyte_in_bounded_memory() {
     let noise: Vec<Range<u64>> = vec![3 * MIB..MIB * 259, TIB / 2..TIB / 2 + MIB * 256];
     let full = make(Sparse::new(TIB, noise.clone(), None)).await;
     assert_eq!(full.objects, TIB.div_ceil(options.chunk_size));
-    assert!(full.bytes_read < 513 * MIB, "{full:?}");
+    // Samples of what will be compressed are read besides.
+    assert!(full.bytes_read < 520 * MIB, "{full:?}");
     assert!(full.bytes_buffered > 50 * MIB && full.bytes_buffered <= 112 * MIB, "{full:?}");
     let grown = peak() - before;
     // The budget, and what is stored here: the hash file (38 MB), the names of 21,000 objects (the manifest, 9 MB).

@@ -88,7 +88,7 @@ impl WindowWork {
         let mut out = memory.buffer(length as usize);
         let mut bytes_read = 0;
         let mut compression = self.pieces.compression();
-        if !self.looks_compressible(&data, scratch.bytes(), out.bytes(), &mut bytes_read)? {
+        if !self.looks_compressible(length, &data, scratch.bytes(), out.bytes(), &mut bytes_read)? {
             compression = Compression::None;
         }
         loop {
@@ -227,6 +227,7 @@ impl WindowWork {
     /// Tries a few places of the window, for compressing noise costs more than all the rest.
     fn looks_compressible(
         &self,
+        length: u64,
         data: &[Range<u64>],
         sample: &mut [u8],
         scratch: &mut [u8],
@@ -235,7 +236,9 @@ impl WindowWork {
         const PLACES: u64 = 16;
         const PLACE: u64 = 16 << 10;
         let total: u64 = data.iter().map(|part| part.end - part.start).sum();
-        if self.pieces.compression() == Compression::None || total < 2 * PLACES * PLACE {
+        // Holes shrink, whatever lies between them.
+        let has_holes = total < length - length / 64;
+        if self.pieces.compression() == Compression::None || total < 2 * PLACES * PLACE || has_holes {
             return Ok(true);
         }
         let mut filled = 0;

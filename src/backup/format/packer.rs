@@ -67,6 +67,10 @@ impl Packer {
         out: &mut [u8],
         used: &mut usize,
     ) -> Result<bool, CodecError> {
+        // There is always an end to be written; and some compressors take no room for an error.
+        if *used == out.len() && !matches!(self.chunk, Chunk::None) {
+            return Ok(false);
+        }
         match &mut self.chunk {
             Chunk::None => Ok(copy(data, out, used)),
             Chunk::Zlib(stream) => zlib(stream, data, last, out, used),
@@ -109,7 +113,8 @@ fn zstd(
         let left = stream.compress_stream2(&mut output, &mut input, what);
         let left = left.map_err(|code| zstd_error(Compression::Zstd, code))?;
         *used += output.pos();
-        if if last { left == 0 } else { input.pos() == data.len() } {
+        let is_done = if last { left == 0 } else { input.pos() == data.len() };
+        if is_done {
             return Ok(true);
         }
         if *used == out.len() {

@@ -95,7 +95,7 @@ proptest! {
 #[case("\n}", "", "no JSON")]
 #[case("\n}", ", \"version\": \"1.0.0\"}", "twice")]
 #[case("\n}", ", \"sha256s\": []}", "twice")]
-#[case("\n  ]", "\n  ", "no JSON")]
+#[case("\n  ]", "\n  ", "no SHA-256")]
 #[case("{\n", "[\n", "'{' is missing")]
 #[tokio::test]
 async fn hostile(#[case] from: &str, #[case] to: &str, #[case] says: &str) {
