@@ -1,12 +1,13 @@
 //! Incremental backups of a source that knows what changed: only that is read.
 
-use crate::s3_server::S3Server;
-use crate::util::{Bytes, Repository, noise, restored, s3_store, small};
+use crate::s3_server::{ACCESS_KEY, S3Server, SECRET_KEY};
+use crate::util::{Bytes, Repository, noise, restored, small};
 use rstest::rstest;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use strata::backup::format::VolumeMeta;
+use strata::backup::store::{ObjectBacked, S3Options};
 use strata::backup::{
     BackupError, Cancel, Changed, CreateOptions, CreateReport, DataPoint, Engine, ErrorKind, ParentChoice,
     Progress, SnapshotSource,
@@ -75,6 +76,17 @@ async fn make(
     engine.create(source, options, &Progress::default(), &Cancel::never()).await
 }
 
+/// A store on that server.
+fn s3_store(server: &S3Server) -> ObjectBacked {
+    let options = S3Options {
+        endpoint: Some(server.endpoint.clone()),
+        region: Some("us-east-1".to_owned()),
+        credentials: Some((ACCESS_KEY.to_owned(), SECRET_KEY.to_owned())),
+        ..S3Options::default()
+    };
+    ObjectBacked::s3("deltas", "some/where", &options).unwrap()
+}
+
 fn unknown() -> Changed {
     Changed::Unknown("nobody knows".to_owned())
 }
@@ -86,7 +98,7 @@ fn unknown() -> Changed {
 async fn only_what_changed_is_read(#[values(false, true)] on_s3: bool) {
     let (repository, server) = (Repository::new(), S3Server::start());
     let engine = match on_s3 {
-        true => Engine::new(Arc::new(s3_store(&server, "deltas", "some/where"))),
+        true => Engine::new(Arc::new(s3_store(&server))),
         false => repository.engine.clone(),
     };
     let options = options(Uuid::new_v4());
