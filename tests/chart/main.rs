@@ -1,0 +1,163 @@
+//! The Helm chart, rendered by the real Helm: what it makes is what Kubernetes knows, and what our programs take.
+
+mod helm;
+mod manifest;
+
+use helm::{chart, render, rendered};
+use manifest::{Manifest, strict};
+use rstest::rstest;
+use std::collections::BTreeSet;
+use std::process::Command;
+
+const VALUES: [&str; 4] = ["shares", "existing-tls", "everything", "bare"];
+
+/// K14: Helm itself has nothing to say against the chart.
+#[rstest]
+fn lint(#[values("shares", "existing-tls", "everything", "bare")] values: &str) {
+    let file = chart().join(format!("ci/{values}-values.yaml"));
+    let chart = chart();
+    let said = helm::helm(&["lint", "--strict", chart.to_str().unwrap(), "-f", file.to_str().unwrap()]);
+    assert!(said.is_ok(), "{said:?}");
+}
+
+/// K14: every object is one that Kubernetes' own types take without leaving a field over.
+#[rstest]
+fn objects_have_no_field_that_kubernetes_does_not_know(
+    #[values("shares", "existing-tls", "everything", "bare")] values: &str,
+) {
+    let manifests = rendered(values);
+    assert!(manifests.len() > 10);
+    for manifest in &manifests {
+        if let Err(wrong) = strict(manifest) {
+            panic!("{} {}: {wrong}", manifest.kind, manifest.name);
+        }
+    }
+}
+
+/// A typo in the chart would pass if the check above were none.
+#[test]
+fn an_unknown_field_is_seen() {
+    let text = "apiVersion: apps/v1\nkind: DaemonSet\nmetadata: {name: x}\nspec:\n  updateStrategie: {type: OnDelete}\n  \
+                selector: {}\n  template: {}\n";
+    let wrong = strict(&Manifest::parse(text)).unwrap_err();
+    assert!(wrong.contains("updateStrategie"), "{wrong}");
+    let kind = Manifest::parse("apiVersion: apps/v2\nkind: DaemonSet\nmetadata: {name: x}\n");
+    assert!(strict(&kind).is_err());
+}
+
+/// The binary takes the arguments that its containers get; clap refuses the first that it does not know.
+#[test]
+fn our_containers_get_arguments_that_the_program_knows() {
+    let mut seen = BTreeSet::new();
+    for values in VALUES {
+        for manifest in rendered(values) {
+            for container in manifest.containers().filter(|container| container.image().contains("strata:")) {
+                let mut arguments = container.arguments();
+                seen.insert(arguments[0].clone());
+                // Parsed from left to right: this ends the command once all before it was taken.
+                arguments.push("--help".to_owned());
+                let output = Command::new(env!("CARGO_BIN_EXE_strata"))
+                    .args(&arguments)
+                    .output()
+                    .expect("strata runs");
+                let said = String::from_utf8_lossy(&output.stderr);
+                assert!(output.status.success(), "{values}: strata {arguments:?}: {said}");
+            }
+        }
+    }
+    assert_eq!(seen.into_iter().collect::<Vec<_>>(), ["controller", "data", "node"]);
+}
+
+/// Every place that a container mounts is a volume of its pod, and every volume is mounted.
+#[test]
+fn volumes_and_mounts_belong_together() {
+    for values in VALUES {
+        for manifest in rendered(values) {
+            let mounted: BTreeSet<String> =
+                manifest.containers().flat_map(|container| container.mounts()).collect();
+            assert_eq!(mounted, manifest.volumes(), "{values}: {} {}", manifest.kind, manifest.name);
+        }
+    }
+}
+
+/// K20: the data plane is never replaced or restarted by itself, and nothing may kill it for its memory.
+#[test]
+fn the_data_plane_is_left_alone() {
+    let manifests = rendered("shares");
+    let data = manifests.iter().find(|m| m.kind == "DaemonSet" && m.name.ends_with("-data")).unwrap();
+    assert_eq!(data.at("/spec/updateStrategy/type"), "OnDelete");
+    let container = data.containers().next().unwrap();
+    assert!(container.at("/livenessProbe").is_null());
+    assert!(container.at("/resources/limits/memory").is_null());
+}
+
+/// Who needs no more than a socket has no more; nobody but the controller speaks to the API.
+#[test]
+fn rights_are_as_few_as_mounting_allows() {
+    for manifest in rendered("shares") {
+        let privileged: Vec<String> = manifest
+            .containers()
+            .filter(|container| container.at("/securityContext/privileged") == true)
+            .map(|container| container.name())
+            .collect();
+        for container in manifest.containers().filter(|c| !privileged.contains(&c.name())) {
+            assert_eq!(container.at("/securityContext/capabilities/drop/0"), "ALL", "{}", container.name());
+            assert_eq!(container.at("/securityContext/readOnlyRootFilesystem"), true, "{}", container.name());
+        }
+        match (manifest.kind.as_str(), manifest.name.as_str()) {
+            ("DaemonSet", "strata-data") => assert_eq!(privileged, ["data"]),
+            ("DaemonSet", "strata-node") => assert_eq!(privileged, ["node"]),
+            _ => assert!(privileged.is_empty()),
+        }
+        let token = manifest.at("/spec/template/spec/automountServiceAccountToken");
+        if manifest.kind == "DaemonSet" {
+            assert_eq!(token, false);
+        }
+    }
+}
+
+/// The chart's own CA signs both sides; each has the name that the other one looks for.
+#[test]
+fn the_charts_certificates_are_pairs_of_one_ca() {
+    let manifests = rendered("shares");
+    let secrets: Vec<&Manifest> = manifests.iter().filter(|manifest| manifest.kind == "Secret").collect();
+    assert_eq!(secrets.len(), 2);
+    assert_eq!(secrets[0].at("/data/ca.crt"), secrets[1].at("/data/ca.crt"));
+    assert_ne!(secrets[0].at("/data/tls.key"), secrets[1].at("/data/tls.key"));
+    for mode in ["existing-tls", "everything", "bare"] {
+        assert!(rendered(mode).iter().all(|manifest| manifest.kind != "Secret"), "{mode}");
+    }
+}
+
+/// K14: what cannot work is refused before anything is installed, with the name of what is wrong.
+#[rstest]
+#[case(&[], "shares is empty")]
+#[case(&["shares[0].source=nonsense"], "shares.0.source")]
+#[case(&["shares[0].source=a:/v", "shares[0].options[0]=a b"], "shares.0.options.0")]
+#[case(&["shares[0].source=a:/v", "controler.replicas=3"], "controler")]
+#[case(&["shares[0].source=a:/v", "controller.replicas=0"], "controller.replicas")]
+#[case(&["shares[0].source=a:/v", "controller.replicas=two"], "controller.replicas")]
+#[case(&["shares[0].source=a:/v", "agentTLS.mode=none"], "agentTLS.mode")]
+#[case(&["shares[0].source=a:/v", "agentTLS.mode=existing"], "controllerSecret")]
+#[case(&["shares[0].source=a:/v", "storageClass.fsType=btrfs"], "storageClass.fsType")]
+#[case(&["shares[0].source=a:/v", "storageClass.parameters.formt=raw"], "storageClass.parameters")]
+#[case(&["shares[0].source=a:/v", "driverName=Upper_Case"], "driverName")]
+#[case(&["shares[0].source=a:/v", "stateDir=relative"], "stateDir")]
+#[case(&["shares[0].source=a:/v", "controller.softDepth=9", "controller.hardDepth=8"], "softDepth")]
+fn bad_values_are_refused(#[case] set: &[&str], #[case] named: &str) {
+    let said = render(&[], set).unwrap_err();
+    assert!(said.contains(named), "{said}");
+}
+
+/// `kubectl apply -f manifests/` is the chart.
+#[test]
+fn manifests_are_the_chart_rendered() {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let fresh = tempfile::NamedTempFile::new().unwrap();
+    let script = format!("{root}/scripts/render-manifests");
+    let output = Command::new(script).arg(fresh.path()).env("HELM", helm::program()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let (now, kept) =
+        (std::fs::read(fresh.path()).unwrap(), std::fs::read(format!("{root}/manifests/strata.yaml")));
+    assert!(now == kept.unwrap(), "manifests/strata.yaml is not the chart's: run `make manifests`");
+}
