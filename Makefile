@@ -4,7 +4,7 @@ SHELL := /bin/bash
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help packages demo test test-stores soak sanity bench-volume manifests fmt lint clean-cache
+.PHONY: help packages demo test test-stores soak fuzz sanity bench-volume manifests fmt lint clean-cache
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -24,6 +24,9 @@ test-stores: packages ## The contract of stores over more servers: ENDPOINT=URL 
 
 sanity: packages ## csi-sanity against a real driver: make sanity CSI_SANITY=/path/to/csi-sanity
 	CSI_SANITY="$(CSI_SANITY)" scripts/run-sanity
+
+fuzz: packages ## Made-up input for what reads other people's bytes: TIME=60 seconds each; TARGETS="manifest …" for some
+	scripts/run-fuzz $(or $(TIME),60) $(TARGETS)
 
 soak: packages ## Random histories against a model, HOURS=1 or more
 	scripts/run-soak

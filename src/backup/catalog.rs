@@ -14,8 +14,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// Some 10 million chunks: more than a volume of 400 TiB has.
-pub(super) const MAX_MANIFEST: u64 = 2 << 30;
+/// A manifest beside its chunks: ids, texts for people, the volume's metadata. Cinder's own texts have 255 letters.
+const MANIFEST_HEAD: u64 = 4 << 20;
+/// A chunk in a manifest: its name (900 bytes at most, each of them escaped in the worst case) and four numbers.
+const MANIFEST_ENTRY: u64 = 6 << 10;
 /// The hashes of 120 TiB in blocks of 32 KiB are no more than this.
 const MAX_HASHES: u64 = 256 << 30;
 
@@ -33,6 +35,12 @@ impl BackupSet {
     pub fn is_complete(&self) -> bool {
         let manifest = self.prefix.manifest();
         self.objects.iter().any(|object| object.key == manifest)
+    }
+
+    /// More bytes than a manifest of this set can have: it names its chunks, and they were listed. A larger one is
+    /// refused before it is read.
+    pub(super) fn manifest_limit(&self) -> u64 {
+        MANIFEST_HEAD + MANIFEST_ENTRY * self.objects.len() as u64
     }
 
     /// Bytes in the repository.
@@ -126,7 +134,7 @@ impl Catalog {
     /// Reads a set's manifest.
     pub async fn manifest(&self, set: &BackupSet) -> Result<Manifest, BackupError> {
         ensure!(set.is_complete(), IncompleteSnafu { backup: set.prefix.backup() });
-        let bytes = self.store.get(&set.prefix.manifest(), MAX_MANIFEST).await?;
+        let bytes = self.store.get(&set.prefix.manifest(), set.manifest_limit()).await?;
         let prefix = set.prefix.clone();
         super::blocking(move || Ok(Manifest::parse(&prefix, &bytes)?)).await
     }

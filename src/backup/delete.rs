@@ -1,13 +1,15 @@
 //! Deleting a backup (B12).
 
-use super::catalog::{self, BackupSet, Catalog, MAX_MANIFEST};
+use super::catalog::{self, BackupSet, Catalog};
 use super::engine::Engine;
 use super::error::{BackupError, HasDependentsSnafu, NoSuchBackupSnafu, NotPutBackSnafu};
+use super::format::Manifest;
 use super::rebase::RebaseReport;
 use super::store::StoreError;
 use super::{Cancel, Progress};
 use serde::Serialize;
 use snafu::{IntoError, OptionExt, ensure};
+use std::collections::HashSet;
 use uuid::Uuid;
 
 /// What was done.
@@ -37,10 +39,11 @@ impl Engine {
         let ours: Vec<&BackupSet> = all.iter().filter(|set| set.prefix.backup() == backup).collect();
         ensure!(!ours.is_empty(), NoSuchBackupSnafu { backup });
         let volume = ours[0].prefix.volume();
-        let children = children(&catalog, &all, volume, backup).await?;
+        let ancestors = ancestors(&catalog, &all, backup).await;
+        let children = children(&catalog, &all, volume, backup, &ancestors).await?;
         refuse_dependents(backup, &children)?;
         for set in &ours {
-            self.withdraw(&catalog, set).await?;
+            self.withdraw(&catalog, set, &ancestors).await?;
         }
         let (mut objects, mut bytes_freed) = (0, 0);
         for object in ours.iter().flat_map(|set| &set.objects) {
@@ -62,8 +65,9 @@ impl Engine {
         let catalog = self.catalog();
         let all = catalog.sets(None).await?;
         let set = catalog::find(&all, backup).context(NoSuchBackupSnafu { backup })?;
+        let ancestors = ancestors(&catalog, &all, backup).await;
         let mut rebased = Vec::new();
-        for child in children(&catalog, &all, set.prefix.volume(), backup).await? {
+        for child in children(&catalog, &all, set.prefix.volume(), backup, &ancestors).await? {
             let parent = catalog.manifest(set).await?.parent;
             rebased.push(self.rebase(child, parent, progress, cancel).await?);
         }
@@ -72,17 +76,23 @@ impl Engine {
     }
 
     /// Removes a manifest for good, or puts it back when a backup turned up that needs it.
-    async fn withdraw(&self, catalog: &Catalog, set: &BackupSet) -> Result<(), BackupError> {
+    async fn withdraw(
+        &self,
+        catalog: &Catalog,
+        set: &BackupSet,
+        ancestors: &HashSet<Uuid>,
+    ) -> Result<(), BackupError> {
         let (backup, key) = (set.prefix.backup(), set.prefix.manifest());
-        let manifest = match self.store.get(&key, MAX_MANIFEST).await {
-            // Interrupted, or deleted half-way before: nobody can have been made on it.
-            Err(StoreError::Missing { .. }) => return Ok(()),
+        let manifest = match self.store.get(&key, set.manifest_limit()).await {
+            // Interrupted, or deleted half-way before: nobody can have been made on it. Nor on what is no manifest.
+            Err(StoreError::Missing { .. } | StoreError::TooLarge { .. }) => return Ok(()),
             read => read?,
         };
         self.store.delete(&key).await?;
         let looked = async {
             let now = catalog.sets(Some(set.prefix.volume())).await?;
-            refuse_dependents(backup, &children(catalog, &now, set.prefix.volume(), backup).await?)
+            let volume = set.prefix.volume();
+            refuse_dependents(backup, &children(catalog, &now, volume, backup, ancestors).await?)
         };
         let Err(error) = looked.await else { return Ok(()) };
         match self.store.put(&key, manifest).await {
@@ -108,6 +118,7 @@ async fn children(
     sets: &[BackupSet],
     volume: Uuid,
     backup: Uuid,
+    ancestors: &HashSet<Uuid>,
 ) -> Result<Vec<Uuid>, BackupError> {
     let mut children = Vec::new();
     let others = |set: &&BackupSet| set.prefix.volume() == volume && set.prefix.backup() != backup;
@@ -117,8 +128,25 @@ async fn children(
             Ok(_) => {}
             // Deleted since it was listed.
             Err(BackupError::Store { source: StoreError::Missing { .. } }) => {}
+            // Made before it: no child of it, or a damaged chain could never be deleted.
+            Err(_) if ancestors.contains(&set.prefix.backup()) => {}
             Err(error) => return Err(error),
         }
     }
     Ok(children)
+}
+
+/// What a backup is made on, as far as that can be read; what goes round ends.
+async fn ancestors(catalog: &Catalog, sets: &[BackupSet], backup: Uuid) -> HashSet<Uuid> {
+    let mut found = HashSet::new();
+    let mut at = backup;
+    while let Some(set) = sets.iter().find(|set| set.prefix.backup() == at) {
+        match catalog.manifest(set).await {
+            Ok(Manifest { parent: Some(parent), .. }) if parent != backup && found.insert(parent) => {
+                at = parent
+            }
+            _ => break,
+        }
+    }
+    found
 }

@@ -27,6 +27,10 @@ pub enum ErrorKind {
     Cancelled,
 }
 
+/// What to do about objects that are not those that were stored.
+const BRING_BACK: &str =
+    "bring it back from a copy of the repository, or delete the backup and make a full one";
+
 /// One variant per way to fail.
 #[derive(Debug, Snafu)]
 #[snafu(visibility(pub(crate)))]
@@ -71,13 +75,15 @@ pub enum BackupError {
         backup: Uuid,
     },
     /// A set without manifest: interrupted, or still being written.
-    #[snafu(display("backup {backup} is incomplete: it has no manifest"))]
+    #[snafu(display(
+        "backup {backup} is incomplete: it has no manifest; unless it is being made now, delete it"
+    ))]
     Incomplete {
         /// Which.
         backup: Uuid,
     },
     /// An ancestor is gone.
-    #[snafu(display("backup {backup} needs backup {parent}, which is not in the repository"))]
+    #[snafu(display("backup {backup} needs backup {parent}, which is not in the repository: {BRING_BACK}"))]
     NoParent {
         /// Which.
         backup: Uuid,
@@ -85,7 +91,9 @@ pub enum BackupError {
         parent: Uuid,
     },
     /// Ancestors that go round, or belong to another volume.
-    #[snafu(display("the chain of backup {backup} is damaged: {reason}"))]
+    #[snafu(display(
+        "the chain of backup {backup} is damaged: {reason}; restore an earlier backup, delete this one and make a full one"
+    ))]
     BadChain {
         /// Which.
         backup: Uuid,
@@ -93,7 +101,7 @@ pub enum BackupError {
         reason: String,
     },
     /// The listing lacks a chunk of the manifest.
-    #[snafu(display("object {key} of backup {backup} is missing"))]
+    #[snafu(display("object {key} of backup {backup} is missing: {BRING_BACK}"))]
     MissingObject {
         /// Which backup.
         backup: Uuid,
@@ -102,7 +110,8 @@ pub enum BackupError {
     },
     /// The listing has an object that the manifest does not name.
     #[snafu(display(
-        "object {key} lies under the prefix of backup {backup}, whose manifest does not name it"
+        "object {key} lies under the prefix of backup {backup}, whose manifest does not name it: if it is no part of a \
+         backup, remove it from the repository"
     ))]
     SurplusObject {
         /// Which backup.
@@ -111,7 +120,7 @@ pub enum BackupError {
         key: String,
     },
     /// Bytes that are not those that were stored.
-    #[snafu(display("object {key} is damaged: {reason}"))]
+    #[snafu(display("object {key} is damaged: {reason}; {BRING_BACK}"))]
     Damaged {
         /// Which object.
         key: String,

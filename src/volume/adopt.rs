@@ -7,8 +7,9 @@
 
 use super::error::*;
 use super::id::{LayerId, SnapshotId, VolumeId};
+use super::info_table;
 use super::provision::{begin, make_folder};
-use super::record::{Consistency, Layer, ParentLayer, Record, Snapshot, State, plain_file_name};
+use super::record::{Consistency, Layer, ParentLayer, Record, Snapshot, State};
 use super::report::tops;
 use super::scan::{Below, Found, walk};
 use super::steps::{Step, reached};
@@ -155,7 +156,8 @@ impl Locked<'_> {
     /// Whether a table says what the record says. One that is alone may be of anything.
     fn has_table(&self, path: &Path) -> Result<bool, Error> {
         let Some(bytes) = read_if_exists(path).map_err(Error::io("read", path))? else { return Ok(false) };
-        let same = serde_json::from_slice(&bytes).is_ok_and(|table| self.record.info_table() == table);
+        let table = info_table::parse(&path.display().to_string(), &bytes);
+        let same = table.is_ok_and(|table| self.record.info_table() == table);
         if !same {
             tracing::warn!(volume = %self.id(), table = %path.display(), "a table that is not this volume's stays");
         }
@@ -208,17 +210,13 @@ fn plan(from: &Path, id: VolumeId, format: Option<Format>) -> Result<Plan, Strin
     let table_name = format!("{base}.info");
     let table = read_if_exists(&from.join(&table_name)).map_err(|error| error.to_string())?;
     names.remove(&table_name);
-    let mut table: BTreeMap<String, String> = match table {
-        Some(bytes) => serde_json::from_slice(&bytes)
-            .map_err(|error| format!("{table_name} is no table of names: {error}"))?,
+    let mut table = match table {
+        Some(bytes) => info_table::parse(&table_name, &bytes)?,
         // Cinder writes it with the first snapshot.
         None if names.len() == 1 && names.contains(&base) => [("active".to_owned(), base.clone())].into(),
         None if names.is_empty() => return Err(format!("there is no {base} in {}", from.display())),
         None => return Err(format!("there are overlays, but no {table_name}")),
     };
-    if let Some(name) = table.values().find(|name| !plain_file_name(name)) {
-        return Err(format!("{table_name} names {name:?}, which is no plain name of an image"));
-    }
     let active = table.remove("active").ok_or_else(|| format!("{table_name} names no \"active\" file"))?;
     // Only the base can be raw: all else was made by a snapshot.
     let told = (active != base).then_some(Format::Qcow2).or(format);

@@ -3,6 +3,7 @@
 use super::delta::Kept;
 use super::error::Error;
 use super::id::{LayerId, SnapshotId, VolumeId};
+use super::info_table;
 use super::inspect_images::ImageReport;
 use super::record::Record;
 use super::references::list_ids;
@@ -12,7 +13,6 @@ use super::store::read_if_exists;
 use super::volumes::Volumes;
 use crate::image::Format;
 use serde::Serialize;
-use std::collections::BTreeMap;
 
 /// How often a volume that is being worked on is looked at again before what was seen counts.
 const LOOKS: usize = 5;
@@ -167,7 +167,7 @@ impl Volumes {
         report.pending.extend(record.trash.iter().map(|file| format!("{file} is to be removed")));
         let path = self.layout.info(record.id);
         let bytes = read_if_exists(&path).map_err(Error::io("read", &path))?;
-        let table = bytes.and_then(|bytes| serde_json::from_slice::<BTreeMap<String, String>>(&bytes).ok());
+        let table = bytes.and_then(|bytes| info_table::parse("volume.info", &bytes).ok());
         if table.as_ref() != Some(&record.info_table()) {
             report.pending.push("volume.info is to be brought in line with the record".to_owned());
         }

@@ -22,6 +22,7 @@ mod health;
 mod id;
 mod import;
 mod index;
+pub mod info_table;
 mod inspect;
 mod inspect_images;
 mod layout;

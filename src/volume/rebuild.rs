@@ -5,7 +5,8 @@
 //! that none of them contradicts. What they do not agree on is refused, with both sides named.
 
 use super::id::{LayerId, SnapshotId, VolumeId};
-use super::record::{Layer, Record, Snapshot, State, plain_file_name};
+use super::info_table;
+use super::record::{Layer, Record, Snapshot, State};
 use super::salvage::{Salvage, salvage};
 use super::scan::{Below, Found, below, look, walk};
 use super::store::read_if_exists;
@@ -50,12 +51,7 @@ impl<'a> Rebuild<'a> {
     ) -> Result<Self, String> {
         let path = volumes.layout.info(id);
         let info = read_if_exists(&path).map_err(|error| error.to_string())?;
-        let info = info.map(|bytes| serde_json::from_slice(&bytes));
-        let info: Option<BTreeMap<String, String>> =
-            info.transpose().map_err(|error| format!("volume.info cannot be read: {error}"))?;
-        if let Some(name) = info.iter().flat_map(BTreeMap::values).find(|name| !plain_file_name(name)) {
-            return Err(format!("volume.info names {name:?}, which leaves the folder"));
-        }
+        let info = info.map(|bytes| info_table::parse("volume.info", &bytes)).transpose()?;
         Ok(Rebuild {
             volumes,
             id,

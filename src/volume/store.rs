@@ -4,6 +4,7 @@ use super::error::{
     BusySnafu, DamagedRecordSnafu, Error, FencedSnafu, PendingSnafu, ShareAwaySnafu, VolumeNotFoundSnafu,
 };
 use super::id::{NodeId, VolumeId};
+use super::info_table;
 use super::lock::{Mode, ShareLock};
 use super::record::{self, Record};
 use super::volumes::Volumes;
@@ -167,8 +168,7 @@ impl Locked<'_> {
 
     /// Brings Cinder's table in line with the record.
     pub(super) fn write_info(&self) -> Result<(), Error> {
-        let mut bytes =
-            serde_json::to_vec_pretty(&self.record.info_table()).expect("the table has only string keys");
+        let mut bytes = info_table::encode(&self.record.info_table());
         bytes.push(b'\n');
         let path = self.volumes.layout.info(self.id());
         if read_if_exists(&path).map_err(Error::io("read", &path))?.as_deref() != Some(&bytes) {

@@ -1,6 +1,7 @@
 //! The backup engine, from outside: against what Cinder wrote, over each kind of store, and through
 //! the command line.
 
+mod bad_input;
 mod broken_off;
 mod cinder;
 mod cli;
@@ -15,6 +16,7 @@ mod repair;
 mod restore;
 mod resume;
 mod s3_server;
+mod sizes;
 mod snapshot;
 #[path = "../support/mod.rs"]
 mod support;

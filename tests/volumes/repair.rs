@@ -246,7 +246,7 @@ fn what_contradicts_itself_is_refused_and_left_as_it_is() {
     std::fs::write(&info, table.replace(&active, "volume-gone")).unwrap();
     refused("volume-gone");
     std::fs::write(&info, table.replace(&active, "../volume-x")).unwrap();
-    refused("leaves the folder");
+    refused("no plain name");
     std::fs::write(&info, &table).unwrap();
     // A layer of the chain is gone.
     let base = folder.join(&before.layers[0].file);

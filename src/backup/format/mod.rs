@@ -38,12 +38,15 @@ pub const MAX_CHUNK_SIZE: u64 = 1 << 30;
 /// Smaller blocks would make the hash file larger than the volume.
 pub const MIN_HASH_BLOCK: u64 = 512;
 
+/// What to do about a file that is not what was stored.
+const BRING_BACK: &str = "bring it back from a copy of the repository, or delete the backup";
+
 /// Why a manifest or a hash file cannot be used.
 #[derive(Debug, Snafu)]
 #[snafu(visibility(pub(crate)))]
 pub enum FormatError {
     /// Not JSON, or not of the expected shape.
-    #[snafu(display("{key} cannot be read: {source}"))]
+    #[snafu(display("{key} cannot be read: {source}; {BRING_BACK}"))]
     Syntax {
         /// The object.
         key: String,
@@ -51,7 +54,7 @@ pub enum FormatError {
         source: serde_json::Error,
     },
     /// A version from the future, or from nowhere.
-    #[snafu(display("{key} has version {version:?}; this program reads {VERSION}"))]
+    #[snafu(display("{key} has version {version:?}; this program reads {VERSION}: use a newer one"))]
     UnknownVersion {
         /// The object.
         key: String,
@@ -59,7 +62,7 @@ pub enum FormatError {
         version: String,
     },
     /// A field that contradicts another one or leaves its range.
-    #[snafu(display("{key} is damaged or was tampered with: {reason}"))]
+    #[snafu(display("{key} is damaged or was tampered with: {reason}; {BRING_BACK}"))]
     Invalid {
         /// The object.
         key: String,
@@ -67,7 +70,9 @@ pub enum FormatError {
         reason: String,
     },
     /// The volume's metadata has a version that is not understood.
-    #[snafu(display("the volume metadata in {key} has version {version}; versions 1 and 2 are known"))]
+    #[snafu(display(
+        "the volume metadata in {key} has version {version}; versions 1 and 2 are known: use a newer strata"
+    ))]
     UnknownMetaVersion {
         /// The object.
         key: String,
