@@ -170,7 +170,7 @@ pub(super) fn backup_word(prefix: &Prefix) -> String {
 }
 
 /// The manifests of a volume beside one, those made at about the same time first.
-pub(super) fn nearest<'a>(family: &'a Family, id: Uuid) -> Vec<&'a Manifest> {
+pub(super) fn nearest(family: &Family, id: Uuid) -> Vec<&Manifest> {
     let all = family.all();
     let place = all.iter().position(|other| *other == id).unwrap_or(0);
     let mut others: Vec<(usize, Uuid)> =

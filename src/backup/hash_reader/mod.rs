@@ -31,7 +31,7 @@ impl HashReader {
     pub async fn open(catalog: &Catalog, prefix: &Prefix) -> Result<Self, BackupError> {
         let store = catalog.store();
         let mut scanner = Scanner::new(store.clone(), prefix.hashes());
-        scanner.to_list().await?;
+        scanner.read_to_list().await?;
         let mut header = scanner.header().clone();
         if !header.is_complete() {
             fill_from_end(catalog, prefix, &mut header).await?;
@@ -39,9 +39,9 @@ impl HashReader {
         if !header.is_complete() {
             // Another order than ours, or a long end: the whole file is passed over once.
             let mut whole = Scanner::new(store.clone(), prefix.hashes());
-            whole.to_list().await?;
+            whole.read_to_list().await?;
             while whole.entries(STEP, None).await? == STEP {}
-            whole.to_end().await?;
+            whole.read_to_end().await?;
             header = whole.header().clone();
         }
         let block = header.check(prefix)?;
@@ -87,7 +87,7 @@ impl HashReader {
                 break;
             }
         }
-        self.scanner.to_end().await?;
+        self.scanner.read_to_end().await?;
         let (key, reason) = (self.prefix.hashes(), "its hash block size is given twice, differently");
         let block = self.scanner.header().check(&self.prefix)?;
         ensure!(block == self.block, InvalidSnafu { key, reason });

@@ -65,7 +65,7 @@ impl Scanner {
     }
 
     /// Goes to the first digest.
-    pub async fn to_list(&mut self) -> Result<(), BackupError> {
+    pub async fn read_to_list(&mut self) -> Result<(), BackupError> {
         self.expect(b'{').await?;
         let name = self.member().await?;
         self.members(name).await?;
@@ -76,7 +76,7 @@ impl Scanner {
     }
 
     /// Goes on from the end of the list to the end of the file.
-    pub async fn to_end(&mut self) -> Result<(), BackupError> {
+    pub async fn read_to_end(&mut self) -> Result<(), BackupError> {
         ensure!(!self.in_list, InvalidSnafu { key: &self.key, reason: "its list of hashes does not end" });
         match self.next_byte().await? {
             Some(b'}') => {}

@@ -80,8 +80,8 @@ mod tests {
 
     #[test]
     fn each_way_makes_zeros_and_no_more() {
-        let way: [fn(&File, Range<u64>) -> io::Result<()>; 2] = [make_zero, write_zeros];
-        for make in way {
+        type Way = fn(&File, Range<u64>) -> io::Result<()>;
+        for make in [make_zero as Way, write_zeros] {
             let file = tempfile::tempfile().unwrap();
             file.write_all_at(&[7; 300_000], 0).unwrap();
             make(&file, 1000..200_001).unwrap();
