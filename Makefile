@@ -4,7 +4,7 @@ SHELL := /bin/bash
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help packages demo test test-stores soak fuzz sanity bench-volume manifests fmt lint clean-cache
+.PHONY: help packages demo test test-stores soak fuzz sanity bench-volume bench-backup manifests fmt lint clean-cache
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -33,6 +33,9 @@ soak: packages ## Random histories against a model, HOURS=1 or more
 
 bench-volume: packages ## What volumes cost: pauses, latency, fio ratios, depth; PART="pause …" for some, OUT=file
 	scripts/run-bench-volume $(PART)
+
+bench-backup: packages ## What backups cost, beside Cinder, restic and borg; PART="full …" for some, OUT=file
+	scripts/run-bench-backup $(PART)
 
 manifests: packages ## Renders manifests/ from the chart
 	scripts/render-manifests manifests/strata.yaml
