@@ -34,7 +34,7 @@ pub use diff::{ByteRange, DiffReport};
 pub use engine::Engine;
 pub use error::{BackupError, ErrorKind};
 pub use export::{Export, Exported};
-pub use gc::{GcItem, GcKind, GcOptions, GcReport};
+pub use gc::{GcClock, GcItem, GcKind, GcOptions, GcReport};
 pub use list::{BackupInfo, ChainInfo};
 pub use progress::{Cancel, Canceller, Progress, ProgressState};
 pub use prune::{Basis, Candidate, Decision, PruneOptions, PruneReport, PruneRow, Reason, Retention};

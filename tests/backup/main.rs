@@ -10,6 +10,7 @@ mod delta;
 mod engine;
 mod export;
 mod gc;
+mod gc_bent;
 mod prune;
 mod rebase;
 mod repair;

@@ -3,12 +3,18 @@
 use crate::contract::{contract, job};
 use crate::requests::options;
 use bytes::Bytes;
+use jiff::{Timestamp, ToSpan};
+use object_store::aws::AmazonS3Builder;
+use object_store::multipart::MultipartStore;
+use object_store::path::Path as ObjectPath;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use strata::backup::store::{Exclusive, ObjectBacked, S3Options, Store};
+use strata::backup::{Cancel, Engine, GcClock, GcOptions};
+use uuid::Uuid;
 
 /// Runs until it is dropped.
 struct Moto {
@@ -57,6 +63,7 @@ async fn moto_keeps_the_contract_and_is_found_exact() {
     contract(&store).await;
     assert_eq!(store.exclusive().await.unwrap(), Exclusive::Honoured);
     unfinished(&store).await;
+    others_uploads(&options).await;
     job(Arc::new(store)).await;
     let whole = ObjectBacked::s3("bucket", "", &options).unwrap();
     assert_eq!(whole.list("").await.unwrap(), vec![], "the probe left something");
@@ -75,6 +82,44 @@ async fn unfinished(store: &ObjectBacked) {
     store.remove_unfinished(&left[0]).await.unwrap();
     store.remove_unfinished(&left[0]).await.unwrap();
     assert_eq!(store.unfinished().await.unwrap(), vec![]);
+}
+
+/// Another program sends an object in parts into the repository's folder; this server dates each upload in 2010.
+async fn others_uploads(options: &S3Options) {
+    let store = Arc::new(ObjectBacked::s3("shared", "some/prefix", options).unwrap());
+    store.ensure().await.unwrap();
+    let (key_id, secret_key) = options.credentials.clone().unwrap();
+    let other = AmazonS3Builder::new()
+        .with_endpoint(options.endpoint.clone().unwrap())
+        .with_allow_http(true)
+        .with_region("us-east-1")
+        .with_bucket_name("shared")
+        .with_access_key_id(key_id)
+        .with_secret_access_key(secret_key)
+        .build()
+        .unwrap();
+    let foreign = ObjectPath::from("some/prefix/a b/100%.bin");
+    let id = other.create_multipart(&foreign).await.unwrap();
+    let set = format!("volume_{0}/20260101000000/az_nova_backup_{0}", Uuid::new_v4());
+    let mut writer = store.begin(&format!("{set}_sha256file")).await.unwrap();
+    for _ in 0..3 {
+        writer.write(Bytes::from(vec![1; 5 << 20])).await.unwrap();
+    }
+    drop(writer);
+    // The backup is under way: its chunks are new.
+    let chunk = format!("{set}-00001");
+    store.put(&chunk, Bytes::from_static(b"1")).await.unwrap();
+    let engine = Engine::new(Arc::clone(&store) as _);
+    let day_old = GcOptions { before: Timestamp::now() - 24.hours(), dry_run: false };
+    let report = engine.gc(day_old, &Cancel::never()).await.unwrap();
+    assert_eq!((report.removed.len(), report.young.len(), report.foreign.len()), (0, 2, 1), "{report:?}");
+    store.delete(&chunk).await.unwrap();
+    let report = engine.gc(day_old, &Cancel::never()).await.unwrap();
+    assert_eq!((report.removed.len(), report.young.len(), report.foreign.len()), (1, 0, 1), "{report:?}");
+    assert_eq!(report.clock, GcClock::Store);
+    let left = store.unfinished().await.unwrap();
+    assert_eq!(left.iter().map(|upload| upload.id.as_str()).collect::<Vec<_>>(), [id.as_str()]);
+    assert_eq!(store.list("").await.unwrap(), vec![], "the probe left something");
 }
 
 /// A certificate of nobody known is refused with what to do; with its signer's it is trusted.

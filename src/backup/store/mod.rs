@@ -4,11 +4,13 @@
 //! on conditional writes alone, which some S3 servers ignore: names never collide. Where a store
 //! does honour them, they are used besides. There are no lock objects.
 
+mod clock;
 mod local;
 mod object;
 mod options;
 mod url;
 
+pub(super) use clock::{ahead, is_probe};
 pub use local::LocalStore;
 pub use object::{ObjectBacked, Upload};
 pub use options::{S3Options, Timeouts};
@@ -20,6 +22,9 @@ use jiff::Timestamp;
 use snafu::Snafu;
 use std::fmt::Debug;
 use std::ops::Range;
+
+/// Objects that are tried out are named so, and removed again.
+const PROBE: &str = ".strata-probe-";
 
 /// One object of a listing.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -152,7 +157,8 @@ pub trait Store: Debug + Send + Sync + 'static {
     /// Every object whose name begins with `prefix`, in order. `prefix` is text, it may end inside a
     /// name. A repository that does not exist is an error.
     fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<ObjectInfo>, StoreError>>;
-    /// What writers that ended without finishing left behind, and what others are writing now.
+    /// What writers that ended without finishing left behind, and what others are writing now: also other
+    /// programs', under names that may not even be keys of ours.
     fn unfinished(&self) -> BoxFuture<'_, Result<Vec<Unfinished>, StoreError>> {
         Box::pin(async { Ok(Vec::new()) })
     }

@@ -1,7 +1,7 @@
 //! `strata backup gc`.
 
 use super::{RepositoryArgs, cancel_on_signals};
-use crate::backup::{GcItem, GcKind, GcOptions, GcReport};
+use crate::backup::{GcClock, GcItem, GcKind, GcOptions, GcReport};
 use crate::cli::age;
 use crate::cli::exit::Failure;
 use crate::cli::output::{lines, table};
@@ -17,10 +17,11 @@ const SHOWN: usize = 20;
 pub(super) struct GcArgs {
     #[command(flatten)]
     pub repository: RepositoryArgs,
-    /// Leave alone what is younger: somebody may be writing it. Longer than any one object takes to be stored.
+    /// Leave alone what is younger by the store's clock: somebody may be writing it. Longer than a backup takes from
+    /// one object to the next.
     #[arg(long, value_name = "SPAN", value_parser = age::parse, default_value = "24h")]
     older_than: Span,
-    /// Print what would be removed, and remove nothing.
+    /// Print what would be removed, and remove nothing. Needs no right to write; ages are by this machine's clock.
     #[arg(long)]
     dry_run: bool,
 }
@@ -40,6 +41,7 @@ pub(super) fn text(report: &GcReport) -> String {
             GcKind::Superseded => "superseded",
             GcKind::Surplus => "surplus",
             GcKind::Unfinished => "unfinished",
+            GcKind::Probe => "probe",
         };
         let newest = item.newest.strftime("%Y-%m-%d %H:%M:%S").to_string();
         vec![
@@ -66,6 +68,12 @@ pub(super) fn text(report: &GcReport) -> String {
     let more = report.foreign.len().saturating_sub(SHOWN);
     if more > 0 {
         text += &format!("not ours, left alone: {more} more\n");
+    }
+    for warning in &report.warnings {
+        text += &format!("warning: {warning}\n");
+    }
+    if report.dry_run && report.clock == GcClock::Machine {
+        text += "ages are by this machine's clock: a dry run does not ask for the store's\n";
     }
     text + &lines(&[
         (action, report.removed.len().to_string()),

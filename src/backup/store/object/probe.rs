@@ -1,19 +1,17 @@
 //! Whether a store honours `If-None-Match: *`. Some ignore it silently, some only under a race.
 
-use crate::backup::store::Exclusive;
+use crate::backup::store::{Exclusive, PROBE};
 use futures::future::join_all;
 use object_store::path::Path;
 use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode};
 use uuid::Uuid;
 
-/// The objects that are tried out are named so, and removed again.
-const NAME: &str = ".strata-probe-";
 /// Tries at the same time: a store that only looks before it writes lets several through.
 const RACERS: usize = 4;
 
 /// Writes one object from several sides, and once more; at most one may come through.
 pub(super) async fn exclusive(store: &dyn ObjectStore, prefix: &str) -> Result<Exclusive, Error> {
-    let path = Path::from(format!("{prefix}{NAME}{}", Uuid::new_v4()));
+    let path = Path::from(format!("{prefix}{PROBE}{}", Uuid::new_v4()));
     let found = race(store, &path).await;
     // Else it stays, a few bytes that no listing takes for a backup: no reason not to go on.
     if let Err(error) = store.delete(&path).await

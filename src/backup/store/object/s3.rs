@@ -81,7 +81,7 @@ impl Bucket {
         Err(failed(format!("{cause}; make the bucket yourself, or give the right to do so").into()))
     }
 
-    /// Uploads in parts that were begun below `prefix` (which ends with a slash or is empty).
+    /// Uploads in parts that were begun below `prefix` (which ends with a slash or is empty), whoever began them.
     pub async fn uploads(&self, prefix: &str) -> Result<Vec<Unfinished>, StoreError> {
         let failed = |source: Boxed| {
             BackendSnafu { operation: "listing the unfinished uploads of", key: prefix }.into_error(source)
