@@ -340,3 +340,56 @@ fn a_device_that_hangs_keeps_nobody_from_another_one() {
     assert_eq!(found.expect("the look hangs").unwrap(), 0);
     rig.detach();
 }
+
+/// `strata data` on the rig's daemons, told to stop with that much time for them.
+fn stopping_data_plane(rig: &Rig, drain: &str) -> std::process::Child {
+    let dir = rig.dir.path().join("data");
+    std::fs::create_dir(&dir).unwrap();
+    std::os::unix::fs::symlink(rig.dir.path().join("qsd"), dir.join("daemons")).unwrap();
+    let socket = dir.join("data.sock");
+    let child = std::process::Command::new(env!("CARGO_BIN_EXE_strata"))
+        .arg("data")
+        .args([format!("--dir={}", dir.display()), format!("--socket={}", socket.display())])
+        .arg(format!("--qemu-storage-daemon={}", support::qemu_storage_daemon().display()))
+        .arg(format!("--drain={drain}"))
+        .spawn()
+        .unwrap();
+    while std::os::unix::net::UnixStream::connect(&socket).is_err() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // Its signals are listened for from then on, or a moment later.
+    std::thread::sleep(Duration::from_millis(300));
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM)
+        .unwrap();
+    child
+}
+
+/// In a container the daemons end with the data plane: it goes on until their volumes are let go of.
+#[test]
+fn a_data_plane_that_drains_waits_for_its_daemons() {
+    let rig = rig();
+    let image = rig.create("base", Format::Qcow2, 64 * MIB, Preallocation::Off);
+    let (daemon, _) = rig.attach(std::slice::from_ref(&image));
+    let mut data = stopping_data_plane(&rig, "60");
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(data.try_wait().unwrap(), None);
+    assert_eq!(rig.daemons.find(&rig.name).unwrap(), Some(daemon));
+    rig.detach();
+    assert!(data.wait().unwrap().success());
+}
+
+/// Those that are not let go of in time are ended in order: what they had taken is in the image.
+#[test]
+fn a_data_plane_that_drained_for_long_enough_flushes_its_daemons() {
+    let rig = rig();
+    let image = rig.create("base", Format::Qcow2, 64 * MIB, Preallocation::Off);
+    let (_, device) = rig.attach(std::slice::from_ref(&image));
+    assert_eq!(selftest::write_and_verify(&device.path, 64 * MIB).unwrap(), 64 * MIB);
+    let mut data = stopping_data_plane(&rig, "1");
+    assert!(data.wait().unwrap().success());
+    assert_eq!(rig.daemons.list().unwrap(), []);
+    let log = rig.dir.path().join("qsd").join(rig.name.as_str());
+    assert!(!log.exists(), "it was ended, and what it left is gone");
+    assert!(rig.img.check(&image.path, image.format, support::disk::LIMIT).unwrap().ok);
+    drop(ImageLock::write(&image.path).unwrap());
+}

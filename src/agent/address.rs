@@ -22,15 +22,35 @@ pub enum AgentAddress {
 
 /// A text that is no address of an agent.
 #[derive(Debug, Snafu)]
-#[snafu(display("{text:?} is no address of an agent: unix:///PATH or https://HOST:PORT"))]
-pub struct InvalidAddress {
-    text: String,
+pub enum InvalidAddress {
+    /// Of no known form.
+    #[snafu(display("{text:?} is no address of an agent: unix:///PATH or https://HOST:PORT"))]
+    Form {
+        /// What was given.
+        text: String,
+    },
+    /// IPv6 without brackets, with what may be a port or its last part.
+    #[snafu(display(
+        "{text:?} may be an IPv6 address or one with a port: write [{host}]:{port}, or [{text}] if {port} belongs to it"
+    ))]
+    Ambiguous {
+        /// What was given.
+        text: String,
+        /// Before the last colon.
+        host: String,
+        /// Behind it.
+        port: String,
+    },
 }
 
 impl AgentAddress {
-    /// Anything but `https://`, which the agent's own TLS stands for: HOST, HOST:PORT, IPv6 bare or in brackets.
+    /// Anything but `https://`, which the agent's own TLS stands for: HOST, HOST:PORT, IPv6 bare or in brackets. In
+    /// brackets an IPv4 address is taken, too, so that one template serves both families.
     pub fn network(text: &str, usual_port: u16) -> Result<Self, InvalidAddress> {
-        let invalid = || InvalidAddressSnafu { text };
+        let invalid = || FormSnafu { text };
+        if let Some((host, port)) = ambiguous(text, usual_port) {
+            return AmbiguousSnafu { text, host, port }.fail();
+        }
         if let Ok(address) = text.parse::<IpAddr>() {
             return Ok(AgentAddress::Network { host: address.to_string(), port: usual_port });
         }
@@ -41,11 +61,20 @@ impl AgentAddress {
             _ => (text, usual_port),
         };
         let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
-            Some(inner) => inner.parse::<Ipv6Addr>().ok().with_context(invalid)?.to_string(),
+            Some(inner) => inner.parse::<IpAddr>().ok().with_context(invalid)?.to_string(),
             None => Some(host).filter(|host| is_host(host)).with_context(invalid)?.to_owned(),
         };
         Ok(AgentAddress::Network { host, port })
     }
+}
+
+/// Parts of an IPv6 address without brackets that has a port, or looks so: one part too many, or the usual port as the
+/// last one.
+fn ambiguous(text: &str, usual_port: u16) -> Option<(&str, &str)> {
+    let (host, port) = text.rsplit_once(':')?;
+    let address = host.parse::<Ipv6Addr>().is_ok();
+    let one_too_many = text.parse::<Ipv6Addr>().is_err();
+    (address && (one_too_many || port == usual_port.to_string())).then_some((host, port))
 }
 
 /// An IPv4 address or a DNS name.
@@ -64,12 +93,12 @@ impl FromStr for AgentAddress {
         if let Some(path) = text.strip_prefix("unix://").filter(|path| path.starts_with('/')) {
             return Ok(AgentAddress::Unix(path.into()));
         }
-        let rest = text.strip_prefix("https://").context(InvalidAddressSnafu { text })?;
+        let rest = text.strip_prefix("https://").context(FormSnafu { text })?;
         // A registered address always has its port.
         AgentAddress::network(rest, 0)
             .ok()
             .filter(|address| !matches!(address, AgentAddress::Network { port: 0, .. }))
-            .context(InvalidAddressSnafu { text })
+            .context(FormSnafu { text })
     }
 }
 
@@ -124,8 +153,22 @@ mod tests {
     #[case("fd00::7", "https://[fd00::7]:9808")]
     #[case("[fd00::7]", "https://[fd00::7]:9808")]
     #[case("[fd00::7]:1", "https://[fd00::7]:1")]
+    #[case("[10.0.0.7]", "https://10.0.0.7:9808")]
+    #[case("[fd00::7:9808]", "https://[fd00::7:9808]:9808")]
+    #[case("fd00::9808", "https://[fd00::9808]:9808")]
     #[case("node-7.example", "https://node-7.example:9808")]
     fn a_port_that_is_not_said_is_the_usual_one(#[case] text: &str, #[case] address: &str) {
         assert_eq!(AgentAddress::network(text, 9808).unwrap().to_string(), address);
+    }
+
+    /// What comes of an address and a port that are put together without looking at the family.
+    #[rstest]
+    #[case("fd00::7:9808", "[fd00::7]:9808")]
+    #[case("fd00::7:9808", "[fd00::7:9808]")]
+    #[case("fd00:1:2:3:4:5:6:7:9808", "[fd00:1:2:3:4:5:6:7]:9808")]
+    #[case("fd00:1:2:3:4:5:6:7:44", "[fd00:1:2:3:4:5:6:7]:44")]
+    fn ipv6_that_may_have_a_port_is_refused_with_its_remedy(#[case] text: &str, #[case] remedy: &str) {
+        let error = AgentAddress::network(text, 9808).unwrap_err().to_string();
+        assert!(error.contains(remedy), "{error}");
     }
 }

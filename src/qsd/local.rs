@@ -11,7 +11,7 @@ use super::version::{self, Version};
 use crate::host::direct_io;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use snafu::OptionExt;
+use snafu::{OptionExt, ensure};
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -20,6 +20,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -45,6 +46,8 @@ pub struct LocalDaemons {
     sound: OnceLock<Version>,
     /// One start or stop at a time for a name; one that hangs must not hold up the others.
     turns: Mutex<HashMap<DaemonName, Arc<Mutex<()>>>>,
+    /// Nothing is started any more.
+    closed: AtomicBool,
 }
 
 fn failed(name: &DaemonName, what: &str, error: impl std::fmt::Display) -> DaemonError {
@@ -54,7 +57,18 @@ fn failed(name: &DaemonName, what: &str, error: impl std::fmt::Display) -> Daemo
 impl LocalDaemons {
     /// `program` is qemu-storage-daemon, by path or by name; `dir` holds one folder per daemon.
     pub fn new(program: PathBuf, dir: PathBuf) -> Self {
-        LocalDaemons { program, dir, sound: OnceLock::new(), turns: Mutex::default() }
+        LocalDaemons {
+            program,
+            dir,
+            sound: OnceLock::new(),
+            turns: Mutex::default(),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    /// From now on no daemon is started: all of them are about to end.
+    pub fn start_no_more(&self) {
+        self.closed.store(true, Ordering::SeqCst);
     }
 
     /// The program's version; an error unless it is known to be sound.
@@ -242,6 +256,9 @@ impl DaemonHost for LocalDaemons {
         if let Some(daemon) = self.running(name) {
             return Ok(daemon);
         }
+        let closed = self.closed.load(Ordering::SeqCst);
+        let reason = "this node's data plane is about to end: it starts nothing more";
+        ensure!(!closed, ProcessSnafu { name: name.clone(), reason });
         self.version()?;
         if let Some(reason) = direct_io::no_room() {
             tracing::warn!(daemon = %name, reason, "a volume will write more slowly: no room for asynchronous I/O");

@@ -22,7 +22,7 @@ use crate::image::lock::ImageLock;
 use jiff::Timestamp;
 use snafu::{ResultExt, ensure};
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 
 /// A volume of Cinder's.
@@ -139,9 +139,7 @@ impl Locked<'_> {
             volumes.note_owner(id, snapshot.id)?;
         }
         for layer in &record.layers {
-            let path = folder.join(&layer.file);
-            let private = std::fs::Permissions::from_mode(0o600);
-            std::fs::set_permissions(&path, private).map_err(Error::io("set the mode of", &path))?;
+            make_ours(&folder.join(&layer.file))?;
         }
         // The table last: while any image is there, it can be told what it is.
         let ours = !images.is_empty() || self.has_table(&from.join(&table))?;
@@ -163,6 +161,16 @@ impl Locked<'_> {
         }
         Ok(same)
     }
+}
+
+/// Cinder's user owned it, and others could read it: now it is as the images that we make. Whoever is not root keeps
+/// what is his.
+fn make_ours(path: &Path) -> Result<(), Error> {
+    if rustix::process::geteuid().is_root() {
+        lchown(path, Some(0), Some(0)).map_err(Error::io("make root the owner of", path))?;
+    }
+    let private = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(path, private).map_err(Error::io("set the mode of", path))
 }
 
 fn as_request(name: &str) -> CreateVolume {

@@ -83,7 +83,7 @@ impl Volumes {
         Ok(Delta { from, to, made_at: Timestamp::now().as_second(), blocks })
     }
 
-    /// Makes the deltas that are missing of a record's frozen layers, and answers the layers that it has looked after. By
+    /// Makes the deltas that are missing, or damaged, of a record's frozen layers, and answers the layers that it has looked after. By
     /// whoever has the turn to merge, before it merges. A delta that cannot be made, because the share is full or the
     /// image is none that we can read, stays missing, which says "unknown": it must not keep the layers from being
     /// merged, which perhaps frees the room.
@@ -91,7 +91,7 @@ impl Volumes {
         let mut seen = HashSet::new();
         for layer in record.layers.iter().filter(|layer| record.active != Some(layer.id)) {
             seen.insert(layer.id);
-            if layer.parent.is_none() || self.layout.delta(record.id, layer.id).exists() {
+            if layer.parent.is_none() {
                 continue;
             }
             let made = self.record_delta(record, layer);
@@ -108,6 +108,14 @@ impl Volumes {
     }
 
     fn record_delta(&self, record: &Record, layer: &Layer) -> Result<(), Error> {
+        match self.delta(record.id, layer.id)? {
+            Kept::Whole(delta) if delta.to.same_state(&layer.state(record.id)) => return Ok(()),
+            Kept::Damaged(reason) => {
+                tracing::warn!(volume = %record.id, layer = %layer.id, reason, "a damaged delta is made anew");
+            }
+            // Of a life that a rebuilt record has ended.
+            Kept::Whole(_) | Kept::Nothing => {}
+        }
         let Some(from) = self.stands_on_state(record, layer)? else { return Ok(()) };
         let path = self.layout.image(record.id, &layer.file);
         let image = ImageRef { path: path.clone(), format: layer.format };

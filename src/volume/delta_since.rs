@@ -92,16 +92,16 @@ impl Pinned {
 
     /// The delta that ends at a state: the one that is kept, or for a layer that is still there one made now.
     fn step(&self, at: At) -> Result<Delta, String> {
-        match self.volumes.delta(at.volume, at.layer).map_err(|error| error.to_string())? {
+        let missing = match self.volumes.delta(at.volume, at.layer).map_err(|error| error.to_string())? {
             Kept::Whole(delta) if delta.to.same_state(&at) => return Ok(delta),
-            Kept::Damaged(reason) => return Err(format!("the delta {} is damaged: {reason}", at.layer)),
+            Kept::Damaged(reason) => format!("the delta {} is damaged: {reason}", at.layer),
             // Of a life that a rebuilt record has ended.
-            Kept::Whole(_) | Kept::Nothing => {}
-        }
-        let here = |link: &Link| link.volume == at.volume && link.layer.id == at.layer;
-        let Some(index) = self.links.iter().position(here) else {
-            return Err(format!("what changed up to state {} of volume {} is not kept", at.layer, at.volume));
+            Kept::Whole(_) | Kept::Nothing => {
+                format!("what changed up to state {} of volume {} is not kept", at.layer, at.volume)
+            }
         };
+        let here = |link: &Link| link.layer.state(link.volume).same_state(&at);
+        let index = self.links.iter().position(here).ok_or(missing)?;
         let Some(below) = self.links.get(index + 1) else {
             return Err(format!("state {} of volume {} stands on nothing older", at.layer, at.volume));
         };

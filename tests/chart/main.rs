@@ -2,10 +2,12 @@
 
 mod helm;
 mod manifest;
+mod shared_paths;
 
 use helm::{chart, render, rendered};
 use manifest::{Manifest, strict};
 use rstest::rstest;
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::process::Command;
 
@@ -103,6 +105,11 @@ fn rights_are_as_few_as_mounting_allows() {
         for container in manifest.containers().filter(|c| !privileged.contains(&c.name())) {
             assert_eq!(container.at("/securityContext/capabilities/drop/0"), "ALL", "{}", container.name());
             assert_eq!(container.at("/securityContext/readOnlyRootFilesystem"), true, "{}", container.name());
+            // Cinder's images are not root's before they are adopted.
+            let added = container.at("/securityContext/capabilities/add");
+            let expected =
+                if container.name() == "controller" { json!(["DAC_OVERRIDE"]) } else { Value::Null };
+            assert_eq!(added, expected, "{}", container.name());
         }
         match (manifest.kind.as_str(), manifest.name.as_str()) {
             ("DaemonSet", "strata-data") => assert_eq!(privileged, ["data"]),
@@ -114,6 +121,46 @@ fn rights_are_as_few_as_mounting_allows() {
             assert_eq!(token, false);
         }
     }
+}
+
+/// A confined type may not use a socket that a privileged container made; where that is not wanted it is left out.
+#[test]
+fn who_uses_a_privileged_ones_socket_is_not_confined() {
+    let manifests = rendered("shares");
+    for container in manifests.iter().flat_map(|manifest| manifest.containers()) {
+        let privileged = container.at("/securityContext/privileged") == true;
+        let expected = if privileged { Value::Null } else { json!({"type": "spc_t"}) };
+        assert_eq!(container.at("/securityContext/seLinuxOptions"), expected, "{}", container.name());
+    }
+    let without = render(&[], &["shares[0].source=a:/v", "seLinuxType="]).unwrap();
+    assert!(!without.contains("seLinuxOptions"));
+}
+
+/// The controller's shares are mounted by the data pod of its node.
+#[test]
+fn controllers_run_where_a_data_pod_runs() {
+    let manifests = rendered("shares");
+    let of = |kind: &str, name: &str| manifests.iter().find(|m| m.kind == kind && m.name == name).unwrap();
+    let (controller, data) = (of("Deployment", "strata-controller"), of("DaemonSet", "strata-data"));
+    let terms = controller
+        .at("/spec/template/spec/affinity/podAffinity/requiredDuringSchedulingIgnoredDuringExecution");
+    assert_eq!(terms[0]["topologyKey"], "kubernetes.io/hostname");
+    assert_eq!(terms[0]["labelSelector"]["matchLabels"], data.at("/spec/template/metadata/labels"));
+    let anti = "/spec/template/spec/affinity/podAntiAffinity";
+    assert!(controller.at(anti).is_object());
+    let own = "controller.affinity.nodeAffinity.x=y";
+    let text = render(&[], &["shares[0].source=a:/v", own]).unwrap();
+    assert!(!text.contains("podAffinity"));
+}
+
+/// The data plane has time for those of its daemons that are in use, and to end them in order.
+#[test]
+fn the_data_plane_drains_within_its_grace() {
+    let manifests = rendered("shares");
+    let data = manifests.iter().find(|m| m.kind == "DaemonSet" && m.name == "strata-data").unwrap();
+    let drain = data.containers().next().unwrap().argument("drain").unwrap().parse::<u64>().unwrap();
+    let grace = data.at("/spec/template/spec/terminationGracePeriodSeconds").as_u64().unwrap();
+    assert!(drain > 0 && drain + 60 < grace, "{drain} of {grace} s");
 }
 
 /// The chart's own CA signs both sides; each has the name that the other one looks for.

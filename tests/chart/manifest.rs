@@ -9,6 +9,7 @@ use k8s_openapi::api::storage::v1::{CSIDriver, StorageClass};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::collections::BTreeSet;
+use std::path::Path;
 
 /// An object, and what it is.
 pub struct Manifest {
@@ -37,6 +38,13 @@ impl Manifest {
         found.into_iter().flatten().map(Container)
     }
 
+    /// The path on the host of one of the pod template's volumes.
+    pub fn host_path(&self, volume: &Value) -> Option<String> {
+        let volumes = self.value.pointer("/spec/template/spec/volumes").and_then(Value::as_array)?;
+        let found = volumes.iter().find(|found| found["name"] == *volume)?;
+        found["hostPath"]["path"].as_str().map(str::to_owned)
+    }
+
     /// The names of the pod template's volumes.
     pub fn volumes(&self) -> BTreeSet<String> {
         let found = self.value.pointer("/spec/template/spec/volumes").and_then(Value::as_array);
@@ -56,6 +64,17 @@ impl Container<'_> {
     }
     pub fn arguments(&self) -> Vec<String> {
         self.0["args"].as_array().unwrap().iter().map(|word| word.as_str().unwrap().to_owned()).collect()
+    }
+    /// What an argument `--name=VALUE` says.
+    pub fn argument(&self, name: &str) -> Option<String> {
+        let lead = format!("--{name}=");
+        self.arguments().iter().find_map(|word| word.strip_prefix(&lead).map(str::to_owned))
+    }
+    /// The mount that a path of the container lies in: the deepest one.
+    pub fn mount_of(&self, path: &str) -> Option<Value> {
+        let mounts = self.0["volumeMounts"].as_array().into_iter().flatten();
+        let around = mounts.filter(|mount| Path::new(path).starts_with(mount["mountPath"].as_str().unwrap()));
+        around.max_by_key(|mount| mount["mountPath"].as_str().unwrap().len()).cloned()
     }
     pub fn mounts(&self) -> Vec<String> {
         let found = self.0["volumeMounts"].as_array().into_iter().flatten();

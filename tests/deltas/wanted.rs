@@ -156,7 +156,7 @@ fn bytes_read() -> u64 {
 
 /// A delta that cannot be used is said to be that, and everything is read; a repair makes room for a new one.
 #[test]
-fn a_damaged_delta_is_told_and_a_missing_one_is_made_again() {
+fn a_damaged_delta_is_told_and_made_again() {
     let domain = Domain::new();
     let volume = domain.create("pvc", VolumeKind::Qcow2);
     let (_, first) = snapshot(&domain, volume, "s1");
@@ -170,7 +170,10 @@ fn a_damaged_delta_is_told_and_a_missing_one_is_made_again() {
     let mut broken = whole.clone();
     *broken.last_mut().unwrap() ^= 1;
     fs::write(&path, &broken).unwrap();
-    assert!(unknown(since(&domain, &second, first)).contains("damaged: its checksum"));
+    // Its layer is still there.
+    assert_eq!(only(since(&domain, &second, first)), [clusters(3..4)]);
+    assert_eq!(domain.volumes.inspect(volume).unwrap().problems, Vec::<String>::new());
+    fs::write(&path, &broken).unwrap();
     let problems = domain.volumes.inspect(volume).unwrap().problems;
     assert!(problems.len() == 1 && problems[0].contains("is damaged"), "{problems:?}");
     let detail = domain.volumes.detail(volume).unwrap();
@@ -181,6 +184,32 @@ fn a_damaged_delta_is_told_and_a_missing_one_is_made_again() {
     assert_eq!(domain.volumes.inspect(volume).unwrap().problems, Vec::<String>::new());
     assert_eq!(only(since(&domain, &second, first)), [clusters(3..4)]);
     assert_eq!(fs::read(&path).unwrap().len(), whole.len());
+}
+
+/// Before a layer goes, its delta is whole; afterwards nothing can make it again.
+#[test]
+fn a_merge_mends_a_damaged_delta_and_a_damaged_tombstone_is_unknown() {
+    let domain = Domain::new();
+    let volume = domain.create("pvc", VolumeKind::Qcow2);
+    let (_, first) = snapshot(&domain, volume, "s1");
+    write(&domain, volume, 3 * CLUSTER, CLUSTER, 1);
+    let (second, second_state) = snapshot(&domain, volume, "s2");
+    write(&domain, volume, 5 * CLUSTER, CLUSTER, 1);
+    let (third, _) = snapshot(&domain, volume, "s3");
+    assert_eq!(only(since(&domain, &third, first)), [clusters(3..4), clusters(5..6)]);
+    let path = domain.volumes.layout().deltas(volume).join(second_state.layer.to_string());
+    let damage = || {
+        let mut bytes = fs::read(&path).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(&path, &bytes).unwrap();
+    };
+    damage();
+    delete(&domain, &second);
+    let layers = record(&domain, volume).layers;
+    assert!(layers.iter().all(|layer| layer.id.uuid() != second_state.layer), "s2's layer was merged");
+    assert_eq!(only(since(&domain, &third, first)), [clusters(3..4), clusters(5..6)]);
+    damage();
+    assert!(unknown(since(&domain, &third, first)).contains("damaged: its checksum"));
 }
 
 /// A rebuilt record begins a new life: what was known of the old one is not taken for this one's.

@@ -17,6 +17,10 @@ fn a_volume_with_snapshots_is_adopted_and_lives_on(#[values("raw", "qcow2")] for
     std::fs::create_dir(root.join("cinder")).unwrap();
     let cinder = CinderVolume::new(&root.join("cinder"), format, 3);
     let inode = std::fs::metadata(cinder.path("")).unwrap().ino();
+    // As Cinder's user has them.
+    for file in std::fs::read_dir(root.join("cinder")).unwrap() {
+        std::os::unix::fs::chown(file.unwrap().path(), Some(165), Some(165)).unwrap();
+    }
     let arguments = ["--cinder", &cinder.id, "--from", "cinder"];
     let adopted = answer(volumes, "import", &[&arguments[..], &["--manifest"]].concat());
     let volume: VolumeId = cinder.id.parse().unwrap();
@@ -27,7 +31,10 @@ fn a_volume_with_snapshots_is_adopted_and_lives_on(#[values("raw", "qcow2")] for
     // Not copied, and nothing left under the old names.
     let base = volumes.layout().image(volume, &cinder.name(""));
     assert_eq!(std::fs::metadata(&base).unwrap().ino(), inode);
-    assert_eq!(std::fs::metadata(&base).unwrap().mode() & 0o777, 0o600);
+    for layer in ["", &cinder.snapshots[0], &cinder.snapshots[2]] {
+        let meta = std::fs::metadata(volumes.layout().image(volume, &cinder.name(layer))).unwrap();
+        assert_eq!((meta.mode() & 0o777, meta.uid(), meta.gid()), (0o600, 0, 0));
+    }
     assert_eq!(std::fs::read_dir(root.join("cinder")).unwrap().count(), 0);
     let report = volumes.inspect(volume).unwrap();
     assert_eq!((report.problems, report.pending), (vec![], vec![]));

@@ -44,6 +44,13 @@ app.kubernetes.io/component: {{ .component }}
   value: {{ .Values.driverName | quote }}
 {{- end -}}
 
+{{/* Of unprivileged containers that use a socket which a privileged one made, or makes for them. */}}
+{{- define "strata.selinux" -}}
+{{- with .Values.seLinuxType -}}
+seLinuxOptions: {type: {{ . }}}
+{{- end -}}
+{{- end -}}
+
 {{/* Refuses what the schema cannot tell. */}}
 {{- define "strata.check" -}}
 {{- if not .Values.shares }}

@@ -3,7 +3,7 @@
 use super::args::QemuStorageDaemonArg;
 use super::{private_dir, runtime, serve, stop_signal};
 use crate::data::{DataService, MountedShares, protect};
-use crate::qsd::LocalDaemons;
+use crate::qsd::{Daemon, DaemonHost, LocalDaemons};
 use crate::rpc::data::data_server::DataServer;
 use crate::rpc::uds;
 use anyhow::{Context, Result, bail};
@@ -12,8 +12,9 @@ use rustix::fs::{FlockOperation, flock};
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 use tonic::transport::Server;
 
 /// Locked, in the data plane's folder, for as long as its process lives.
@@ -21,7 +22,8 @@ pub const LOCK: &str = "lock";
 
 /// Owns what must outlive an upgrade: the shares' mounts, and a storage daemon for each attached volume.
 ///
-/// SIGTERM ends this process and leaves mounts and daemons as they are; started again it finds them.
+/// SIGTERM ends this process and leaves mounts and daemons as they are; started again it finds them. In a container they
+/// end with it: there --drain gives them time.
 #[derive(Debug, Args)]
 pub struct DataArgs {
     /// Where to listen.
@@ -30,8 +32,46 @@ pub struct DataArgs {
     /// Mounts, and the daemons' sockets and logs.
     #[arg(long, env = "STRATA_DATA_DIR", default_value = "/var/lib/strata/data")]
     dir: PathBuf,
+    /// Once told to stop, how long to wait for storage daemons to be let go of; those that are left are ended in order
+    /// then. For a container, which takes every process with it. Without it they are left running.
+    #[arg(long, env = "STRATA_DATA_DRAIN", value_name = "SECONDS")]
+    drain: Option<u32>,
     #[command(flatten)]
     qemu: QemuStorageDaemonArg,
+}
+
+/// Waits until no daemon runs any more, for `limit`, and ends those that are left in order: what they hold is flushed.
+async fn drain(daemons: Arc<LocalDaemons>, limit: Duration) -> Result<()> {
+    const LOOK: Duration = Duration::from_millis(200);
+    daemons.start_no_more();
+    let end = Instant::now() + limit;
+    loop {
+        let listing = Arc::clone(&daemons);
+        let left = tokio::task::spawn_blocking(move || listing.list()).await??;
+        if left.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() >= end {
+            return end_all(&daemons, left).await;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Side by side: one that hangs must not cost the others their time.
+async fn end_all(daemons: &Arc<LocalDaemons>, left: Vec<Daemon>) -> Result<()> {
+    let mut endings = JoinSet::new();
+    for daemon in left {
+        tracing::warn!(daemon = %daemon.name, "its volume is still in use: it is ended with the data plane");
+        let daemons = Arc::clone(daemons);
+        endings.spawn_blocking(move || daemons.stop(&daemon.name));
+    }
+    while let Some(ended) = endings.join_next().await {
+        if let Err(error) = ended? {
+            tracing::error!(%error, "a daemon was not ended in order");
+        }
+    }
+    Ok(())
 }
 
 /// Ends daemons whose owner is not heard of any more.
@@ -74,14 +114,21 @@ impl DataArgs {
             tokio::task::spawn_blocking(move || adopting.adopt());
             tokio::spawn(end_expired(Arc::clone(&daemons)));
             let asked = Arc::new(Notify::new());
-            let service = DataService::new(shares, daemons, Arc::clone(&asked));
+            let service = DataService::new(shares, Arc::clone(&daemons), Arc::clone(&asked));
             let router = Server::builder().add_service(DataServer::new(service));
             tracing::info!(socket = %self.socket.display(), "data plane serves");
             let stop = async {
                 tokio::select! {
-                    result = stop_signal() => if let Err(error) = result {
-                        tracing::error!(%error, "stopping");
-                    },
+                    result = stop_signal() => {
+                        if let Err(error) = result {
+                            tracing::error!(%error, "stopping");
+                        }
+                        if let Some(seconds) = self.drain
+                            && let Err(error) = drain(daemons, Duration::from_secs(seconds.into())).await
+                        {
+                            tracing::error!(%error, "storage daemons may end without a flush");
+                        }
+                    }
                     () = asked.notified() => tracing::info!("asked to shut down"),
                 }
             };
