@@ -4,6 +4,7 @@ mod agent;
 pub mod args;
 mod controller;
 mod data;
+mod listen;
 mod max_volumes;
 mod node;
 mod parts;
