@@ -140,6 +140,12 @@ pub enum BackupError {
         /// `START-END`, several of them.
         ranges: String,
     },
+    /// Its objects went while they were read. After a rebase the same id has other ones.
+    #[snafu(display("backup {backup} changed while it was read (rebased or deleted): start again"))]
+    Changed {
+        /// Which: the one that was asked for, or one that it rests on.
+        backup: Uuid,
+    },
     /// B7: blocks of different sizes cannot be compared.
     #[snafu(display(
         "backup {parent} has hash blocks of {theirs} bytes, this one would have {ours}: \

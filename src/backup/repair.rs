@@ -3,8 +3,8 @@
 
 use super::catalog::Catalog;
 use super::engine::Engine;
-use super::error::BackupError;
-use super::format::{Extent, Manifest, Prefix};
+use super::error::{BackupError, BadRequestSnafu};
+use super::format::{Extent, MAX_CHUNK_SIZE, MIN_HASH_BLOCK, Manifest, Prefix, is_hash_block};
 use super::repair_chunk::{Source, rebuild};
 use super::repair_hashes::rebuild_hashes;
 use super::verify::{Damage, VerifyOptions, Which, by_volume, read_family};
@@ -12,6 +12,7 @@ use super::verify_set::Family;
 use super::{Cancel, Limits, Progress, SnapshotSource};
 use bytes::Bytes;
 use serde::Serialize;
+use snafu::ensure;
 use std::sync::Arc;
 use std::time::Instant;
 use uuid::Uuid;
@@ -27,10 +28,20 @@ pub struct RepairOptions {
     pub backup: Uuid,
     /// Where the volume's bytes may still be: any state of it, for each block is compared with its hash.
     pub source: Option<Arc<dyn SnapshotSource>>,
-    /// Bytes per hash, for a hash file that is lost with every other of the volume.
+    /// Bytes per hash, for a hash file that is lost with every other of the volume; not used while one of them tells.
     pub hash_block: Option<u64>,
     /// How much at a time, while damage is looked for.
     pub limits: Limits,
+}
+
+impl RepairOptions {
+    /// What `create` would refuse, no reader would understand.
+    fn check(&self) -> Result<(), BackupError> {
+        let Some(block) = self.hash_block else { return Ok(()) };
+        let reason = format!("a hash block has {MIN_HASH_BLOCK} to {MAX_CHUNK_SIZE} bytes, not {block}");
+        ensure!(is_hash_block(block), BadRequestSnafu { reason });
+        Ok(())
+    }
 }
 
 /// An object that is whole again.
@@ -71,6 +82,7 @@ impl Engine {
         cancel: &Cancel,
     ) -> Result<RepairReport, BackupError> {
         let started = Instant::now();
+        options.check()?;
         let which = Which::Backup(options.backup);
         let verify = VerifyOptions { which, data: 1.0, seed: 0, limits: options.limits };
         let found = self.verify(&verify, progress, cancel).await?;

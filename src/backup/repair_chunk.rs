@@ -49,8 +49,8 @@ pub(super) async fn rebuild(
     let (block, digests) = digests;
     let data = vec![0; extent.length as usize];
     let found = vec![false; digests.len()];
-    let mut puzzle = Puzzle { extent: extent.clone(), block, digests, data, found, from: Vec::new() };
-    puzzle.zeros();
+    let puzzle = Puzzle { extent: extent.clone(), block, digests, data, found, from: Vec::new() };
+    let mut puzzle = puzzle.zeros().await?;
     let own = fetch(source.engine, extent).await?;
     if let Some(own) = own {
         puzzle = puzzle.take(own, extent.offset, "what is left of it".to_owned()).await?;
@@ -161,13 +161,20 @@ impl Puzzle {
     }
 
     /// Zeros are known by their hash.
-    fn zeros(&mut self) {
-        let whole = zero_digest(self.block);
-        for index in 0..self.found.len() {
-            let length = self.range(index).end - self.range(index).start;
-            let zeros = if length == self.block { whole } else { zero_digest(length) };
-            self.found[index] = self.digests[index] == zeros;
-        }
+    async fn zeros(mut self) -> Result<Puzzle, BackupError> {
+        blocking(move || {
+            // The last block may be a short one.
+            let mut known = None;
+            for index in 0..self.found.len() {
+                let length = self.range(index).end - self.range(index).start;
+                let (_, zeros) =
+                    known.filter(|(of, _)| *of == length).unwrap_or_else(|| (length, zero_digest(length)));
+                known = Some((length, zeros));
+                self.found[index] = self.digests[index] == zeros;
+            }
+            Ok(self)
+        })
+        .await
     }
 
     async fn take(mut self, chunk: Chunk, offset: u64, from: String) -> Result<Puzzle, BackupError> {

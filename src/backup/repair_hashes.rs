@@ -39,6 +39,9 @@ impl Sink for Hashing {
     }
 
     fn lost(&self, job: &Job, fault: Fault) -> Result<(), BackupError> {
+        if let Fault::Gone(backup) = fault {
+            return Err(BackupError::Changed { backup });
+        }
         Err(BackupError::Damaged { key: job.extent.key.clone(), reason: fault.reason() })
     }
 }
@@ -58,8 +61,14 @@ pub(super) async fn rebuild_hashes(
     if family.size(id).is_none() {
         return Ok(Err("its chain is not whole".to_owned()));
     }
-    let Some(block) = block_of(engine, family, id, options).await? else {
-        return Ok(Err("its block size is known from nowhere: say --hash-block".to_owned()));
+    let block = match block_of(engine, family, id).await?.or(options.hash_block) {
+        None => return Ok(Err("its block size is known from nowhere: say --hash-block".to_owned())),
+        Some(block) if !fits(family, id, block) => {
+            return Ok(Err(format!(
+                "hash blocks of {block} bytes do not fit its chunks: say another --hash-block"
+            )));
+        }
+        Some(block) => block,
     };
     let links = family.chain(id).into_iter().filter_map(|id| {
         family.member(id).and_then(|(set, manifest)| Some((set.clone(), manifest.as_ref().ok()?.clone())))
@@ -73,6 +82,10 @@ pub(super) async fn rebuild_hashes(
                 let list = HashList { block, digests };
                 let made =
                     list.encode(&manifest.prefix, name.as_deref(), about.as_deref(), &manifest.created_at)?;
+                // It goes over what may still be of use: only if whoever reads it will understand it.
+                if HashList::parse(&manifest.prefix, &made)? != list {
+                    return Ok(Err("what was made of its chunks does not read as it was written".to_owned()));
+                }
                 Ok(Ok(Bytes::from(made)))
             };
             blocking(encode).await
@@ -82,20 +95,19 @@ pub(super) async fn rebuild_hashes(
     }
 }
 
-/// All backups of one volume usually have one block size.
-async fn block_of(
-    engine: &Engine,
-    family: &Family,
-    id: Uuid,
-    options: &RepairOptions,
-) -> Result<Option<u64>, BackupError> {
-    if options.hash_block.is_some() {
-        return Ok(options.hash_block);
-    }
+/// Whether no chunk of the chain begins within a hash block.
+fn fits(family: &Family, id: Uuid, block: u64) -> bool {
+    let chain = family.chain(id).into_iter().filter_map(|id| family.manifest(id));
+    chain.flat_map(|manifest| &manifest.extents).all(|extent| extent.offset.is_multiple_of(block))
+}
+
+/// What is left of the file itself tells, or another one: all backups of one volume usually have one block size.
+async fn block_of(engine: &Engine, family: &Family, id: Uuid) -> Result<Option<u64>, BackupError> {
     let own = family.manifest(id).into_iter();
     for manifest in own.chain(nearest(family, id)) {
         match HashReader::open(&engine.catalog(), &manifest.prefix).await {
-            Ok(reader) => return Ok(Some(reader.block())),
+            Ok(reader) if fits(family, id, reader.block()) => return Ok(Some(reader.block())),
+            Ok(_) => {}
             Err(e) if e.is_about_the_set() => {}
             Err(e) => return Err(e),
         }
@@ -124,8 +136,7 @@ async fn hash_all(
             break;
         };
         // No digests to compare with: md5 alone.
-        let job = Job { extent: fetch.extent, stored, parts: Vec::new(), digests: Vec::new(), block };
-        fed = flow.push(job).await;
+        fed = flow.push(Job::unhashed(fetch.extent, stored)).await;
         if fed.is_err() {
             break;
         }

@@ -3,8 +3,9 @@
 
 use super::catalog::{BackupSet, Catalog};
 use super::engine::Engine;
-use super::error::{BackupError, NoSuchBackupSnafu};
+use super::error::{BackupError, ChangedSnafu, IncompleteSnafu, NoSuchBackupSnafu};
 use super::format::{Extent, Manifest};
+use super::restore::changed::gone;
 use super::restore::check::{Fault, Job};
 use super::restore::flow::{Flow, Sink, Tally};
 use super::verify_read::verify_family;
@@ -12,8 +13,9 @@ use super::verify_set::Family;
 use super::{Cancel, Limits, Progress};
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
-use snafu::OptionExt;
-use std::collections::{BTreeMap, HashMap};
+use snafu::{OptionExt, ensure};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use uuid::Uuid;
@@ -69,6 +71,8 @@ pub struct VerifyReport {
     pub backups: Vec<Uuid>,
     /// Sets without a manifest: broken off, or being made. They are no backups, and no damage.
     pub incomplete: Vec<Uuid>,
+    /// Rebased or deleted while they were read: nothing is said of these.
+    pub changed: Vec<Uuid>,
     /// Their chunks.
     pub objects: u64,
     /// Those that were read.
@@ -95,6 +99,7 @@ pub(super) struct Findings {
     progress: Progress,
     bytes: Mutex<u64>,
     faults: Mutex<HashMap<String, Fault>>,
+    gone: Mutex<BTreeSet<Uuid>>,
 }
 
 impl Findings {
@@ -112,6 +117,10 @@ impl Sink for Findings {
 
     fn lost(&self, job: &Job, fault: Fault) -> Result<(), BackupError> {
         self.count(job);
+        if let Fault::Gone(backup) = fault {
+            self.gone.lock().unwrap_or_else(PoisonError::into_inner).insert(backup);
+            return Ok(());
+        }
         let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
         faults.insert(job.extent.key.clone(), fault);
         Ok(())
@@ -133,6 +142,7 @@ impl Engine {
             good: false,
             backups: Vec::new(),
             incomplete: Vec::new(),
+            changed: Vec::new(),
             objects: 0,
             objects_read: 0,
             bytes_checked: 0,
@@ -171,11 +181,30 @@ impl Engine {
             let tally = flow.end(read).await?;
             report.damage.extend(damage);
             report.take(&family, &findings, tally);
+            self.set_aside_changed(&mut report).await?;
             report.backups.extend(wanted);
+        }
+        if let (Which::Backup(_), Some(&backup)) = (options.which, report.changed.first()) {
+            return ChangedSnafu { backup }.fail();
         }
         report.good = report.damage.is_empty();
         report.seconds = started.elapsed().as_secs_f64();
         Ok(report)
+    }
+
+    /// A set that had its manifest and has it no more was removed while we looked: its objects are not damaged.
+    async fn set_aside_changed(&self, report: &mut VerifyReport) -> Result<(), BackupError> {
+        let mut seen: HashMap<Uuid, bool> = HashMap::new();
+        for damage in &report.damage {
+            if let Entry::Vacant(unseen) = seen.entry(damage.backup_id) {
+                unseen.insert(gone(&self.store, &damage.object).await?.is_some());
+            }
+        }
+        report.damage.retain(|damage| !seen[&damage.backup_id]);
+        report.changed.extend(seen.into_iter().filter(|(_, gone)| *gone).map(|(backup, _)| backup));
+        report.changed.sort_unstable();
+        report.changed.dedup();
+        Ok(())
     }
 }
 
@@ -185,6 +214,7 @@ impl VerifyReport {
         self.bytes_fetched += tally.bytes_fetched;
         self.memory_peak = self.memory_peak.max(tally.memory_peak);
         self.bytes_checked += *findings.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        self.changed.extend(&*findings.gone.lock().unwrap_or_else(PoisonError::into_inner));
         let faults = std::mem::take(&mut *findings.faults.lock().unwrap_or_else(PoisonError::into_inner));
         let mut faults: Vec<(String, Fault)> = faults.into_iter().collect();
         faults.sort_by(|a, b| a.0.cmp(&b.0));
@@ -205,9 +235,11 @@ pub(super) async fn by_volume(
         volumes.entry(set.prefix.volume()).or_default().push(set);
     }
     if let Which::Backup(backup) = which {
-        let is_it = |set: &BackupSet| set.prefix.backup() == backup && set.is_complete();
-        volumes.retain(|_, sets| sets.iter().any(is_it));
-        volumes.first_key_value().context(NoSuchBackupSnafu { backup })?;
+        let is_it = |set: &&BackupSet| set.prefix.backup() == backup;
+        let found = volumes.values().flatten().filter(is_it);
+        let is_complete = found.map(BackupSet::is_complete).reduce(|a, b| a || b);
+        ensure!(is_complete.context(NoSuchBackupSnafu { backup })?, IncompleteSnafu { backup });
+        volumes.retain(|_, sets| sets.iter().any(|set| is_it(&set) && set.is_complete()));
     }
     Ok(volumes)
 }

@@ -27,12 +27,11 @@ pub(super) async fn verify_family(
         let key = set.prefix.hashes();
         if !set.objects.iter().any(|object| object.key == key) {
             // Already told by the structure; the chunks still have an md5.
-            send_unhashed(set, manifest, flow, sampled).await?;
+            send_unhashed(set, manifest.extents.iter().filter(|extent| sampled(extent)), flow).await?;
             continue;
         }
         match send(catalog, family, set, manifest, flow, sampled).await {
             Ok(()) => {}
-            // Whatever was sent is compared with what was read until then.
             Err(e) if e.is_about_the_set() && !matches!(e, BackupError::Cancelled) => {
                 damage.push(family.damage(*id, key, e.to_string(), Vec::new()));
             }
@@ -42,7 +41,8 @@ pub(super) async fn verify_family(
     Ok(damage)
 }
 
-/// Reads the hash file to its end, and sends the chosen chunks on their way with their hashes.
+/// Reads the hash file to its end, and sends the chosen chunks on their way with their hashes; without, from where on
+/// it cannot be read: its damage is answered after all of them were sent.
 async fn send(
     catalog: &Catalog,
     family: &Family,
@@ -51,23 +51,29 @@ async fn send(
     flow: &mut Flow<Findings>,
     sampled: &impl Fn(&Extent) -> bool,
 ) -> Result<(), BackupError> {
+    let mut extents: Vec<&Extent> = manifest.extents.iter().filter(|extent| sampled(extent)).collect();
+    extents.sort_unstable_by_key(|extent| extent.offset);
     let reader = match HashReader::open(catalog, &set.prefix).await {
         Ok(reader) => reader,
         Err(e) => {
-            send_unhashed(set, manifest, flow, sampled).await?;
+            send_unhashed(set, extents.into_iter(), flow).await?;
             return Err(e);
         }
     };
-    let block = reader.block();
-    let mut hashes = HashWindow::new(reader, set.prefix.hashes());
+    let mut hashes = HashWindow::new(reader, set.prefix.hashes()).await?;
+    let (block, zeros) = (hashes.block(), hashes.zeros());
     let sizes = sizes(set);
-    let mut extents: Vec<&Extent> = manifest.extents.iter().filter(|extent| sampled(extent)).collect();
-    extents.sort_unstable_by_key(|extent| extent.offset);
-    for extent in extents {
+    for (at, extent) in extents.iter().copied().enumerate() {
         let Some(stored) = listed(&sizes, extent) else { continue };
         let parts: Vec<Range<u64>> = vec![extent.offset..extent.end()];
-        let digests = hashes.digests(&parts).await?;
-        flow.push(Job { extent: extent.clone(), stored, parts, digests, block }).await?;
+        let digests = match hashes.digests(&parts).await {
+            Ok(digests) => digests,
+            Err(e) => {
+                send_unhashed(set, extents[at..].iter().copied(), flow).await?;
+                return Err(e);
+            }
+        };
+        flow.push(Job { extent: extent.clone(), stored, parts, digests, block, zeros }).await?;
     }
     match family.size(set.prefix.backup()) {
         Some(size) => hashes.finish(size).await,
@@ -76,17 +82,15 @@ async fn send(
 }
 
 /// Without hashes, by their md5 alone.
-async fn send_unhashed(
+async fn send_unhashed<'a>(
     set: &BackupSet,
-    manifest: &Manifest,
+    extents: impl Iterator<Item = &'a Extent>,
     flow: &mut Flow<Findings>,
-    sampled: &impl Fn(&Extent) -> bool,
 ) -> Result<(), BackupError> {
     let sizes = sizes(set);
-    for extent in manifest.extents.iter().filter(|extent| sampled(extent)) {
+    for extent in extents {
         let Some(stored) = listed(&sizes, extent) else { continue };
-        let job = Job { extent: extent.clone(), stored, parts: Vec::new(), digests: Vec::new(), block: 1 };
-        flow.push(job).await?;
+        flow.push(Job::unhashed(extent.clone(), stored)).await?;
     }
     Ok(())
 }

@@ -166,6 +166,7 @@ impl Family {
         let (set, _) = self.member(id)?;
         let extent = self.manifest(id)?.extents.iter().find(|extent| extent.key == key)?;
         Some(match fault {
+            Fault::Gone(_) => return None,
             Fault::Chunk(reason) => {
                 self.damage(id, key.to_owned(), reason, vec![extent.offset..extent.end()])
             }

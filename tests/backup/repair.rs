@@ -6,14 +6,24 @@ use rstest::rstest;
 use std::sync::Arc;
 use strata::backup::format::Compression;
 use strata::backup::{
-    Cancel, CreateOptions, Limits, ParentChoice, Progress, RepairOptions, RepairReport, SnapshotSource,
+    BackupError, Cancel, CreateOptions, ErrorKind, Limits, ParentChoice, Progress, RepairOptions,
+    RepairReport, SnapshotSource,
 };
 use uuid::Uuid;
 
 async fn repair(repository: &Repository, backup: Uuid, image: Option<&[u8]>) -> RepairReport {
     let source = image.map(|data| Arc::new(Bytes(data.to_vec())) as Arc<dyn SnapshotSource>);
-    let options = RepairOptions { backup, source, hash_block: None, limits: Limits::default() };
-    repository.engine.repair(&options, &Progress::default(), &Cancel::never()).await.unwrap()
+    with_block(repository, backup, source, None).await.unwrap()
+}
+
+async fn with_block(
+    repository: &Repository,
+    backup: Uuid,
+    source: Option<Arc<dyn SnapshotSource>>,
+    hash_block: Option<u64>,
+) -> Result<RepairReport, BackupError> {
+    let options = RepairOptions { backup, source, hash_block, limits: Limits::default() };
+    repository.engine.repair(&options, &Progress::default(), &Cancel::never()).await
 }
 
 /// From an image of a later day that still has these blocks; from a second full backup; by each word of compression.
@@ -87,6 +97,68 @@ async fn a_hash_file_is_made_anew(#[case] content: Option<&[u8]>) {
     let report = repair(&repository, made.backup_id, None).await;
     let left: Vec<&str> = report.left.iter().map(|damage| damage.object.as_str()).collect();
     assert!(!report.good && left.contains(&key.as_str()) && left.contains(&chunk.as_str()), "{report:?}");
+}
+
+/// A block size that is told is used when nothing else tells; one that no reader understands, or that does not fit the
+/// chunks, makes no file.
+#[tokio::test]
+async fn a_block_size_that_is_told() {
+    let repository = Repository::new();
+    let data = noise(5, 10_000);
+    let full = repository.create(&data, &small(Uuid::new_v4(), ParentChoice::None)).await.unwrap();
+    let key = format!("{}_sha256file", full.prefix);
+    let path = repository.file(&key);
+    let before = std::fs::read(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    for block in [0, 1, 256, 511, (1 << 30) + 1, u64::MAX] {
+        let error = with_block(&repository, full.backup_id, None, Some(block)).await.unwrap_err();
+        assert!(
+            error.kind() == ErrorKind::Usage && error.to_string().contains("a hash block has"),
+            "{error}"
+        );
+        assert!(!path.exists());
+    }
+    let report = with_block(&repository, full.backup_id, None, Some(1024)).await.unwrap();
+    assert!(report.good && std::fs::read(&path).unwrap() == before, "{report:?}");
+    // What is left of the file tells: its header is whole.
+    let garbled = String::from_utf8(before.clone()).unwrap().replacen("\n    \"", "\n    \"x", 1);
+    std::fs::write(&path, garbled).unwrap();
+    let report = with_block(&repository, full.backup_id, None, Some(2048)).await.unwrap();
+    assert!(report.good && std::fs::read(&path).unwrap() == before, "{report:?}");
+    assert!(repository.restored(full.backup_id).await == data);
+    // Several chunks, and a block that is as large as two of them.
+    let data = noise(6, 50_000);
+    let full = repository.create(&data, &small(Uuid::new_v4(), ParentChoice::None)).await.unwrap();
+    let path = repository.file(&format!("{}_sha256file", full.prefix));
+    std::fs::write(&path, "{").unwrap();
+    let report = with_block(&repository, full.backup_id, None, Some(32_768)).await.unwrap();
+    assert!(!report.good && report.left[0].reason.contains("do not fit"), "{report:?}");
+    assert_eq!(std::fs::read(&path).unwrap(), b"{");
+}
+
+/// Behind a bad byte in the middle of a hash file the chunks are looked at, too: first they are mended, then it.
+#[tokio::test]
+async fn a_chunk_behind_a_damaged_hash() {
+    let repository = Repository::new();
+    let data = noise(7, 100_003);
+    let full = repository.create(&data, &small(Uuid::new_v4(), ParentChoice::None)).await.unwrap();
+    let hashes = format!("{}_sha256file", full.prefix);
+    let before = std::fs::read(repository.file(&hashes)).unwrap();
+    let mut garbled = before.clone();
+    // The third chunk's; the first two have their hashes.
+    let at = 40 * 72 + before.iter().position(|b| *b == b'[').unwrap();
+    garbled[at + 20] = b'~';
+    std::fs::write(repository.file(&hashes), &garbled).unwrap();
+    let chunk = harm(&repository, &full.prefix, 5, Harm::BitFlip);
+    let report = repair(&repository, full.backup_id, None).await;
+    let left: Vec<&str> = report.left.iter().map(|damage| damage.object.as_str()).collect();
+    assert_eq!(left, [chunk.as_str(), hashes.as_str()], "{report:?}");
+    let report = repair(&repository, full.backup_id, Some(&data)).await;
+    assert!(report.good, "{report:?}");
+    let repaired: Vec<&str> = report.repaired.iter().map(|done| done.object.as_str()).collect();
+    assert_eq!(repaired, [chunk.as_str(), hashes.as_str()]);
+    assert!(std::fs::read(repository.file(&hashes)).unwrap() == before);
+    assert!(repository.restored(full.backup_id).await == data);
 }
 
 /// A lost manifest cannot be made anew, and is told of.

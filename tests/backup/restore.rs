@@ -20,11 +20,14 @@ use strata::backup::{
 use strata::image::Format;
 use uuid::Uuid;
 
+/// Told how many chunks were asked for, and the object that is fetched now.
+type AtFetch = dyn Fn(usize, &str) + Send + Sync;
+
 /// A store that counts what is fetched, and lets something happen at a fetch.
 pub struct Counting {
     store: Arc<dyn Store>,
     fetched: Mutex<HashMap<String, u32>>,
-    at: Box<dyn Fn(usize) + Send + Sync>,
+    at: Box<AtFetch>,
 }
 
 impl std::fmt::Debug for Counting {
@@ -34,7 +37,7 @@ impl std::fmt::Debug for Counting {
 }
 
 impl Counting {
-    fn new(store: &Arc<dyn Store>, at: impl Fn(usize) + Send + Sync + 'static) -> Arc<Self> {
+    pub fn new(store: &Arc<dyn Store>, at: impl Fn(usize, &str) + Send + Sync + 'static) -> Arc<Self> {
         Arc::new(Counting { store: Arc::clone(store), fetched: Mutex::default(), at: Box::new(at) })
     }
 
@@ -55,7 +58,7 @@ impl Store for Counting {
     }
     fn get<'a>(&'a self, key: &'a str, limit: u64) -> BoxFuture<'a, Result<Body, StoreError>> {
         *self.fetched.lock().unwrap().entry(key.to_owned()).or_default() += 1;
-        (self.at)(self.chunks().len());
+        (self.at)(self.chunks().len(), key);
         self.store.get(key, limit)
     }
     fn get_range<'a>(&'a self, key: &'a str, range: Range<u64>) -> BoxFuture<'a, Result<Body, StoreError>> {
@@ -95,7 +98,7 @@ async fn each_needed_object_once() {
     let third = repository.create(&data, &options(ParentChoice::Latest)).await.unwrap();
     assert_eq!((full.objects, second.objects, third.objects), (8, 2, 1));
 
-    let counting = Counting::new(&repository.store, |_| {});
+    let counting = Counting::new(&repository.store, |_, _| {});
     let engine = Engine::new(Arc::clone(&counting) as _);
     let to = repository.path("new");
     let report = restore(&engine, &RestoreOptions::new(third.backup_id, &to)).await.unwrap();
@@ -159,7 +162,7 @@ async fn a_range(#[case] range: Range<u64>, #[case] objects: usize) {
     expected[within.clone()].copy_from_slice(&data[within.clone()]);
     let new = repository.path("new");
     let part = RestoreOptions { range: Some(range.clone()), ..RestoreOptions::new(made.backup_id, &new) };
-    let counting = Counting::new(&repository.store, |_| {});
+    let counting = Counting::new(&repository.store, |_, _| {});
     let report = restore(&Engine::new(Arc::clone(&counting) as _), &part).await.unwrap();
     assert!(std::fs::read(&new).unwrap() == expected);
     assert_eq!(report.range, Some((range.start, range.end)));
@@ -246,6 +249,46 @@ async fn damage(
     }
 }
 
+/// A backup that is rebased or deleted while it is restored is neither damaged nor zeros: it is to be started again.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn changed_meanwhile(
+    #[values(Damaged::Fail, Damaged::Zero)] damaged: Damaged,
+    #[values(true, false)] rebased: bool,
+) {
+    let repository = Repository::new();
+    let (volume, mut data) = (Uuid::new_v4(), noise(10, 100_003));
+    repository.create(&data, &small(volume, ParentChoice::None)).await.unwrap();
+    data[90_000] ^= 1;
+    let made = repository.create(&data, &small(volume, ParentChoice::Latest)).await.unwrap();
+    let (id, engine) = (made.backup_id, repository.engine.clone());
+    let counting = Counting::new(&repository.store, move |chunks, _| {
+        if chunks == 3 {
+            std::thread::scope(|scope| {
+                let change = async {
+                    match rebased {
+                        true => {
+                            engine.rebase(id, None, &Progress::default(), &Cancel::never()).await.map(drop)
+                        }
+                        false => engine.delete(id).await.map(drop),
+                    }
+                };
+                scope.spawn(|| tokio::runtime::Runtime::new().unwrap().block_on(change).unwrap());
+            });
+        }
+    });
+    let limits = Limits { concurrency: 1, ..Limits::default() };
+    let to = repository.path("to");
+    let options = RestoreOptions { damaged, limits, ..RestoreOptions::new(id, &to) };
+    let error = restore(&Engine::new(counting as _), &options).await.unwrap_err();
+    assert!(matches!(error, BackupError::Changed { backup } if backup == id), "{error}");
+    assert!(error.to_string().contains("start again"), "{error}");
+    assert_eq!(repository.leftovers(), Vec::<String>::new());
+    if rebased {
+        assert!(repository.restored(id).await == data);
+    }
+}
+
 /// Whoever asks to stop is heard before the next chunk is written, and a new target is gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn cancelled() {
@@ -254,7 +297,7 @@ async fn cancelled() {
     let made = repository.create(&data, &small(Uuid::new_v4(), ParentChoice::None)).await.unwrap();
     for in_place in [false, true] {
         let (canceller, cancel) = Canceller::new();
-        let counting = Counting::new(&repository.store, move |chunks| {
+        let counting = Counting::new(&repository.store, move |chunks, _| {
             if chunks == 50 {
                 canceller.cancel();
             }

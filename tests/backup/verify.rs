@@ -1,12 +1,13 @@
 //! Verifying: each kind of damage is found, named, and laid to the backups that need the object.
 
-use crate::restore::{Harm, harm};
+use crate::restore::{Counting, Harm, harm};
 use crate::util::{Repository, noise, small};
 use rstest::rstest;
 use serde_json::Value;
 use std::process::Command;
 use strata::backup::{
-    Cancel, Damage, ErrorKind, Limits, ParentChoice, Progress, VerifyOptions, VerifyReport, Which,
+    BackupError, Cancel, Damage, Engine, ErrorKind, Limits, ParentChoice, Progress, VerifyOptions,
+    VerifyReport, Which,
 };
 use uuid::Uuid;
 
@@ -126,6 +127,49 @@ async fn broken_chains_and_begun_sets() {
     let [damage] = &found.damage[..] else { panic!("{found:?}") };
     assert!(damage.reason.contains(&three.ids[1].to_string()), "{damage:?}");
     assert_eq!(damage.affects, [three.ids[2]]);
+    // Told as by all other commands.
+    let which = Which::Backup(three.ids[1]);
+    let options = VerifyOptions { which, data: 0.0, seed: 0, limits: Limits::default() };
+    let engine = &three.repository.engine;
+    let begun = engine.verify(&options, &Progress::default(), &Cancel::never()).await.unwrap_err();
+    let shown = engine.show(three.ids[1]).await.unwrap_err();
+    assert!(begun.to_string().contains("incomplete") && begun.to_string() == shown.to_string(), "{begun}");
+}
+
+/// A backup that goes while it is read is no damaged one.
+#[rstest]
+#[case::its_manifest("_metadata")]
+#[case::its_first_chunk("-00001")]
+#[case::a_later_one("-00004")]
+#[tokio::test]
+async fn deleted_meanwhile(#[case] at: &str) {
+    let repository = Repository::new();
+    let data = noise(3, 100_003);
+    let full = repository.create(&data, &small(Uuid::new_v4(), ParentChoice::None)).await.unwrap();
+    let stays = repository.create(&data, &small(Uuid::new_v4(), ParentChoice::None)).await.unwrap();
+    let trigger = format!("{}{at}", full.prefix);
+    for which in [Which::All, Which::Backup(full.backup_id)] {
+        let folder = repository.file(&full.prefix).parent().unwrap().to_owned();
+        let (trigger, aside) = (trigger.clone(), repository.path("aside"));
+        let (from, to) = (folder.clone(), aside.clone());
+        let counting = Counting::new(&repository.store, move |_, key| {
+            if key == trigger {
+                std::fs::rename(&from, &to).unwrap();
+            }
+        });
+        let options = VerifyOptions { which, data: 1.0, seed: 0, limits: Limits::default() };
+        let engine = Engine::new(counting as _);
+        let found = engine.verify(&options, &Progress::default(), &Cancel::never()).await;
+        if which == Which::All {
+            let found = found.unwrap();
+            assert!(found.good && found.changed == [full.backup_id], "{found:?}");
+            assert!(found.backups.contains(&stays.backup_id), "{found:?}");
+        } else {
+            let error = found.unwrap_err();
+            assert!(matches!(error, BackupError::Changed { backup } if backup == full.backup_id), "{error}");
+        }
+        std::fs::rename(&aside, &folder).unwrap();
+    }
 }
 
 /// The commands: exit code 5 and a list of what is damaged, until it is repaired.

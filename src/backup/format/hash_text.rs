@@ -1,9 +1,9 @@
 //! `_sha256file` as text: what stands before, between and behind its digests. One digest takes 72 bytes,
 //! always the same ones for the same digest, so that stretches of a file can be copied as they are.
 
-use super::hashes::{Digest, unhex, zero_digest};
+use super::hashes::{Digest, is_hash_block, unhex, zero_digest};
 use super::manifest::parse_version;
-use super::{FormatError, InvalidSnafu, MIN_HASH_BLOCK, Prefix, SyntaxSnafu, VERSION, json};
+use super::{FormatError, InvalidSnafu, Prefix, SyntaxSnafu, VERSION, json};
 use bytes::Bytes;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -186,7 +186,7 @@ impl HashHeader {
         let raw = self.chunk_size.as_ref().context(missing("chunk_size"))?;
         let block: u64 = serde_json::from_str(raw).context(SyntaxSnafu { key: &key })?;
         let reason = format!("a hash block of {block} bytes");
-        ensure!((MIN_HASH_BLOCK..1 << 40).contains(&block), InvalidSnafu { key, reason });
+        ensure!(is_hash_block(block), InvalidSnafu { key, reason });
         Ok(block)
     }
 }

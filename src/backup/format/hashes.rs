@@ -2,7 +2,7 @@
 //! is 70 bytes each, so no tree of it is ever built.
 
 use super::manifest::check_version;
-use super::{FormatError, InvalidSnafu, MIN_HASH_BLOCK, Prefix, SyntaxSnafu, VERSION, json};
+use super::{FormatError, InvalidSnafu, MAX_CHUNK_SIZE, MIN_HASH_BLOCK, Prefix, SyntaxSnafu, VERSION, json};
 use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
@@ -18,7 +18,12 @@ pub fn digest_of(block: &[u8]) -> Digest {
     Sha256::digest(block).into()
 }
 
-/// The digest of a block of `length` zeros.
+/// Whether a hash block may have so many bytes: no chunk is shorter than one, but for the volume's end.
+pub fn is_hash_block(bytes: u64) -> bool {
+    (MIN_HASH_BLOCK..=MAX_CHUNK_SIZE).contains(&bytes)
+}
+
+/// The digest of a block of `length` zeros. All of them are hashed: for a large block off the async threads.
 pub fn zero_digest(length: u64) -> Digest {
     let mut hasher = Sha256::new();
     let zeros = [0u8; 4096];
@@ -95,7 +100,7 @@ impl HashList {
             found.backup_id == prefix.backup().to_string() && found.volume_id == prefix.volume().to_string();
         ensure!(same, InvalidSnafu { key: &key, reason: "it is another backup's or another volume's" });
         let reason = format!("a hash block of {} bytes", found.chunk_size);
-        ensure!((MIN_HASH_BLOCK..1 << 40).contains(&found.chunk_size), InvalidSnafu { key, reason });
+        ensure!(is_hash_block(found.chunk_size), InvalidSnafu { key, reason });
         Ok(HashList { block: found.chunk_size, digests: found.sha256s.0 })
     }
 
@@ -180,7 +185,9 @@ impl<'de> Deserialize<'de> for ParsedDigests {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ZoneName;
     use super::*;
+    use uuid::Uuid;
 
     /// B5: the constant of cinder's zero block.
     #[test]
@@ -190,5 +197,17 @@ mod tests {
         assert_eq!(zero_digest(700), digest_of(&[0; 700]));
         assert_eq!(unhex(expected), Some(zero_digest(32 * 1024)));
         assert_eq!(unhex("zz"), None);
+    }
+
+    /// Of a block that no chunk can hold, nobody ever hashes the zeros.
+    #[test]
+    fn blocks_that_are_none() {
+        let prefix = Prefix::new(Uuid::nil(), "20261121194302", &ZoneName::default(), Uuid::max());
+        for (block, good) in [(0, false), (511, false), (512, true), (1 << 30, true), ((1 << 30) + 1, false)]
+        {
+            let text = HashList { block, digests: vec![[7; 32]] }.encode(&prefix, None, None, "now").unwrap();
+            let parsed = HashList::parse(&prefix, &text);
+            assert_eq!(parsed.is_ok(), good, "{block}: {parsed:?}");
+        }
     }
 }

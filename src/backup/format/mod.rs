@@ -20,7 +20,7 @@ mod packer;
 pub use codec::{CodecError, Compression};
 pub use hash_text::{ENTRY, HashFrame, HashHeader, ZeroText, digest_in, entry, entry_of_text, is_entry};
 pub(in crate::backup) use hashes::hex;
-pub use hashes::{Digest, HashList, digest_of, zero_digest};
+pub use hashes::{Digest, HashList, digest_of, is_hash_block, zero_digest};
 pub use manifest::{Extent, Manifest, VolumeMeta, md5_hex};
 pub use names::{Prefix, ZoneName};
 pub use packer::Packer;

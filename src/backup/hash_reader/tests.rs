@@ -85,6 +85,7 @@ proptest! {
 #[case("\"version\"", "\"virgin\"", "no version")]
 #[case("\"volume_id\": \"0", "\"volume_id\": \"1", "another volume's")]
 #[case("\"chunk_size\": 4096", "\"chunk_size\": 7", "hash block of 7 bytes")]
+#[case("\"chunk_size\": 4096", "\"chunk_size\": 1073741825", "hash block of 1073741825 bytes")]
 #[case("\"chunk_size\": 4096", "\"chunk_size\": -1", "cannot be read")]
 #[case("\"chunk_size\": 4096", "\"chunk_size\": {\"a\": 4096}", "cannot be read")]
 #[case("\"sha256s\": [", "\"sha256s\": {", "'[' is missing")]

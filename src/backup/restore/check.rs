@@ -1,12 +1,14 @@
 //! Unpacks a chunk and checks all of it, before any of it is used.
 
 use super::budget::{Buffer, Held};
-use crate::backup::format::{CodecError, Compression, Digest, Extent, digest_of, md5_hex, zero_digest};
+use crate::backup::error::BackupError;
+use crate::backup::format::{CodecError, Compression, Digest, Extent, digest_of, md5_hex};
 use crate::backup::window::is_zero;
 use bytes::Bytes;
 use std::cell::RefCell;
 use std::io::{self, Read};
 use std::ops::{Deref, Range};
+use uuid::Uuid;
 use zstd::bulk::Decompressor;
 
 /// Below this a second thread costs more than it gives.
@@ -24,6 +26,15 @@ pub(in crate::backup) struct Job {
     pub digests: Vec<Digest>,
     /// Bytes per digest.
     pub block: u64,
+    /// The digest of that many zeros.
+    pub zeros: Digest,
+}
+
+impl Job {
+    /// An object of which only the md5 is known.
+    pub fn unhashed(extent: Extent, stored: u64) -> Self {
+        Job { extent, stored, parts: Vec::new(), digests: Vec::new(), block: 1, zeros: [0; 32] }
+    }
 }
 
 /// What is wrong with a chunk.
@@ -33,6 +44,8 @@ pub(in crate::backup) enum Fault {
     Chunk(String),
     /// It is as its manifest says, but not as the hash file says, in these ranges of the volume.
     Hashes(Vec<Range<u64>>),
+    /// It was there, and went together with its backup's manifest: no damage.
+    Gone(Uuid),
 }
 
 impl Fault {
@@ -41,6 +54,7 @@ impl Fault {
         match self {
             Fault::Chunk(reason) => reason.clone(),
             Fault::Hashes(_) => "its SHA-256 is not the hash file's".to_owned(),
+            Fault::Gone(backup) => BackupError::Changed { backup: *backup }.to_string(),
         }
     }
 }
@@ -149,7 +163,7 @@ pub(in crate::backup) fn verify(job: &Job, data: &[u8], side_by_side: bool) -> R
 }
 
 fn same_blocks(job: &Job, data: &[u8]) -> Result<(), Fault> {
-    let (block, zeros) = (job.block as usize, zero_digest(job.block));
+    let (block, zeros) = (job.block as usize, job.zeros);
     let mut digests = job.digests.iter();
     let mut wrong: Vec<Range<u64>> = Vec::new();
     for part in &job.parts {

@@ -2,6 +2,7 @@
 //! budget of bytes and a number of requests; a slow stage holds back the ones before it.
 
 use super::budget::{Budget, Held};
+use super::changed::gone;
 use super::check::{Fault, Job, memory_of, unpack, verify};
 use crate::backup::error::{BackupError, WorkerSnafu};
 use crate::backup::store::{Store, StoreError};
@@ -164,7 +165,11 @@ async fn one<S: Sink>(shared: Arc<Shared<S>>, job: Job, held: Held) -> Result<u6
     };
     let stored = match got {
         Ok(stored) => Ok(stored),
-        Err(e @ (StoreError::Missing { .. } | StoreError::TooLarge { .. })) => Err(e.to_string()),
+        Err(e @ StoreError::Missing { .. }) => match gone(&shared.store, &job.extent.key).await? {
+            Some(backup) => Err(Fault::Gone(backup)),
+            None => Err(Fault::Chunk(e.to_string())),
+        },
+        Err(e @ StoreError::TooLarge { .. }) => Err(Fault::Chunk(e.to_string())),
         Err(e) => return Err(e.into()),
     };
     let bytes = stored.as_ref().map_or(0, |stored| stored.len() as u64);
@@ -173,7 +178,7 @@ async fn one<S: Sink>(shared: Arc<Shared<S>>, job: Job, held: Held) -> Result<u6
     let core = Arc::clone(&shared.cores).acquire_owned().await.ok();
     blocking(move || {
         shared.halted.check()?;
-        let checked = stored.map_err(Fault::Chunk).and_then(|stored| checked(&shared, &job, stored, &held));
+        let checked = stored.and_then(|stored| checked(&shared, &job, stored, &held));
         // What follows waits for a disk.
         drop(core);
         shared.halted.check()?;

@@ -1,8 +1,9 @@
 //! The hashes of the chunks that are being worked on. Chunks come in the order of their first bytes, but a large one
 //! may reach past smaller ones inside it: the hashes from the first byte on are kept, those before are let go.
 
+use crate::backup::blocking;
 use crate::backup::error::{BackupError, DamagedSnafu};
-use crate::backup::format::Digest;
+use crate::backup::format::{Digest, zero_digest};
 use crate::backup::hash_reader::HashReader;
 use snafu::ensure;
 use std::collections::VecDeque;
@@ -13,6 +14,8 @@ use std::ops::Range;
 pub(in crate::backup) struct HashWindow {
     reader: HashReader,
     key: String,
+    /// The digest of a block of zeros.
+    zeros: Digest,
     /// The block of the first digest that is kept.
     first: u64,
     kept: VecDeque<Digest>,
@@ -20,13 +23,20 @@ pub(in crate::backup) struct HashWindow {
 
 impl HashWindow {
     /// `key` is for errors.
-    pub fn new(reader: HashReader, key: String) -> Self {
-        HashWindow { reader, key, first: 0, kept: VecDeque::new() }
+    pub async fn new(reader: HashReader, key: String) -> Result<Self, BackupError> {
+        let block = reader.block();
+        let zeros = blocking(move || Ok(zero_digest(block))).await?;
+        Ok(HashWindow { reader, key, zeros, first: 0, kept: VecDeque::new() })
     }
 
     /// Bytes per hash.
     pub fn block(&self) -> u64 {
         self.reader.block()
+    }
+
+    /// The digest of a block of zeros, made once.
+    pub fn zeros(&self) -> Digest {
+        self.zeros
     }
 
     /// The digests of the blocks of these parts of the volume: ascending, the first one never before an earlier

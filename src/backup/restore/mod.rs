@@ -1,6 +1,7 @@
 //! Restoring a backup: fold the chain into a plan, fetch each object once, check it, write it.
 
 pub(super) mod budget;
+pub(super) mod changed;
 pub(super) mod check;
 pub(super) mod flow;
 pub(super) mod guard;
@@ -106,7 +107,22 @@ impl Engine {
     ///
     /// A chunk that is all zeros by the hash file, wherever it is needed, is not fetched: the hash says what the
     /// bytes are, the object itself is not looked at.
+    ///
+    /// A backup that is rebased or deleted meanwhile ends it with [`BackupError::Changed`], whatever
+    /// `options.damaged` says: nothing is lost, its bytes are elsewhere, or nobody wants them.
     pub async fn restore(
+        &self,
+        options: &RestoreOptions,
+        progress: &Progress,
+        cancel: &Cancel,
+    ) -> Result<RestoreReport, BackupError> {
+        match self.restore_as_it_is(options, progress, cancel).await {
+            Err(error) => Err(changed::instead_of(&self.store, error).await),
+            done => done,
+        }
+    }
+
+    async fn restore_as_it_is(
         &self,
         options: &RestoreOptions,
         progress: &Progress,
@@ -121,7 +137,7 @@ impl Engine {
         let ids = chain.links.iter().map(|(set, _)| set.prefix.backup()).collect();
         let prefix = chain.newest().prefix.clone();
         let reader = HashReader::open(&catalog, &prefix).await?;
-        let mut hashes = HashWindow::new(reader, prefix.hashes());
+        let mut hashes = HashWindow::new(reader, prefix.hashes()).await?;
         let block = hashes.block();
         let (range, damaged) = (options.range.clone(), options.damaged);
         let plan = blocking(move || make_plan(chain, block, range, damaged)).await?;
@@ -213,8 +229,8 @@ async fn feed(
     plan: Plan,
     hashes: &mut HashWindow,
 ) -> Result<u64, BackupError> {
-    let block = hashes.block();
-    let zeros = Zeros { block, whole: zero_digest(block) };
+    let (block, whole, end) = (hashes.block(), hashes.zeros(), plan.size % hashes.block());
+    let zeros = Zeros { block, whole, end: blocking(move || Ok(zero_digest(end))).await? };
     let mut unfetched = 0;
     for Fetch { extent, stored, parts } in plan.fetches {
         let digests = hashes.digests(&parts).await?;
@@ -225,7 +241,7 @@ async fn feed(
             continue;
         }
         match stored {
-            Some(stored) => flow.push(Job { extent, stored, parts, digests, block }).await?,
+            Some(stored) => flow.push(Job { extent, stored, parts, digests, block, zeros: whole }).await?,
             None => {
                 let writing = Arc::clone(writing);
                 flow.aside(move || writing.lose(&extent.key, NOT_THERE.to_owned(), &parts)).await?;
@@ -239,6 +255,8 @@ async fn feed(
 struct Zeros {
     block: u64,
     whole: Digest,
+    /// Of the volume's last block, where that is short.
+    end: Digest,
 }
 
 impl Zeros {
@@ -251,8 +269,8 @@ impl Zeros {
             match length % self.block {
                 0 => own.iter().all(|digest| *digest == self.whole),
                 // Only the volume's last block is short.
-                short => own.split_last().is_some_and(|(last, own)| {
-                    own.iter().all(|digest| *digest == self.whole) && *last == zero_digest(short)
+                _ => own.split_last().is_some_and(|(last, own)| {
+                    own.iter().all(|digest| *digest == self.whole) && *last == self.end
                 }),
             }
         })

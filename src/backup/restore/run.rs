@@ -5,7 +5,7 @@ use super::flow::Sink;
 use super::target::Target;
 use super::zeros::Written;
 use crate::backup::Progress;
-use crate::backup::error::{BackupError, LostSnafu};
+use crate::backup::error::{BackupError, ChangedSnafu, LostSnafu};
 use serde::Serialize;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -114,6 +114,9 @@ impl Sink for Writing {
     }
 
     fn lost(&self, job: &Job, fault: Fault) -> Result<(), BackupError> {
-        self.lose(&job.extent.key, fault.reason(), &job.parts)
+        match fault {
+            Fault::Gone(backup) => ChangedSnafu { backup }.fail(),
+            fault => self.lose(&job.extent.key, fault.reason(), &job.parts),
+        }
     }
 }

@@ -67,11 +67,12 @@ pub(super) fn code(report: &VerifyReport) -> u8 {
 
 pub(super) fn text(report: &VerifyReport) -> String {
     let sampled = report.sample > 0.0 && report.sample < 1.0;
-    let incomplete: Vec<String> = report.incomplete.iter().map(Uuid::to_string).collect();
+    let ids = |ids: &[Uuid]| ids.iter().map(Uuid::to_string).collect::<Vec<_>>().join(", ");
     let head = lines(&[
         ("result", if report.good { "good".to_owned() } else { format!("{} damaged", report.damage.len()) }),
         ("backups", report.backups.len().to_string()),
-        ("incomplete", incomplete.join(", ")),
+        ("incomplete", ids(&report.incomplete)),
+        ("changed meanwhile", ids(&report.changed)),
         ("objects", report.objects.to_string()),
         ("read", report.objects_read.to_string()),
         ("checked", human(report.bytes_checked)),
