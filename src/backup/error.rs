@@ -189,6 +189,25 @@ pub enum BackupError {
         /// Its objects.
         prefix: String,
     },
+    /// Somebody removed or replaced objects of a backup that was being made.
+    #[snafu(display(
+        "backup {backup} is not made: what is stored of it was changed meanwhile by another process, such as gc or a \
+         deletion ({error}); start again"
+    ))]
+    ChangedMeanwhile {
+        /// Which.
+        backup: Uuid,
+        /// What is missing or too much.
+        error: String,
+    },
+    /// The last look before a hash file is stored.
+    #[snafu(display(
+        "the hash file that was made does not fit the volume ({reason}): this is a fault of this program"
+    ))]
+    HashesShort {
+        /// How many there are, and should be.
+        reason: String,
+    },
     /// An attempt that failed; what it uploaded stays.
     #[snafu(display("{error}; what was uploaded stays: go on with --resume {backup}"))]
     Resumable {
@@ -334,7 +353,8 @@ impl BackupError {
             | BackupError::LockTarget { source: LockError::Held { .. }, .. }
             | BackupError::ObjectExists { .. }
             | BackupError::HasDependents { .. } => ErrorKind::Unsafe,
-            BackupError::Format { .. }
+            BackupError::Store { source: StoreError::TooLarge { .. } }
+            | BackupError::Format { .. }
             | BackupError::Damaged { .. }
             | BackupError::Lost { .. }
             | BackupError::MissingObject { .. }

@@ -14,6 +14,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// A turn that was just given up may be held for some milliseconds more, by a child between fork and exec.
+const TURN_WAIT: Duration = Duration::from_millis(300);
+
 /// A volume whose lock is held. Nobody else changes it or its files until this is dropped.
 pub(super) struct Locked<'a> {
     pub(super) volumes: &'a Volumes,
@@ -125,7 +128,7 @@ impl Volumes {
     /// one already. A runner that dies loses it.
     pub(super) fn merge_turn(&self, id: VolumeId) -> Result<Option<ShareLock>, Error> {
         let path = self.layout.merge_lock(id);
-        ShareLock::acquire(&path, Mode::Exclusive, Duration::ZERO).map_err(Error::io("lock", path))
+        ShareLock::acquire(&path, Mode::Exclusive, TURN_WAIT).map_err(Error::io("lock", path))
     }
 
     /// Shared, to add a reference to a layer of another volume; exclusive, to take away or merge layers after

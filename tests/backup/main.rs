@@ -11,6 +11,7 @@ mod engine;
 mod export;
 mod gc;
 mod gc_bent;
+mod meddled;
 mod prune;
 mod rebase;
 mod repair;

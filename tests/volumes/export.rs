@@ -160,7 +160,8 @@ fn an_export_that_is_stopped_leaves_nothing() {
         // SAFETY: kill(2) on our own child, which was not waited for.
         assert_eq!(unsafe { libc::kill(child.id() as i32, signal) }, 0);
         let output = child.wait_with_output().unwrap();
-        assert_eq!((output.status.code(), output.status.signal()), (Some(1), None), "{}", said(&output));
+        let expected = (Some(128 + signal), None);
+        assert_eq!((output.status.code(), output.status.signal()), expected, "{}", said(&output));
         assert!(said(&output).contains("cancelled"), "{}", said(&output));
         assert_eq!(names(), 0, "a file is left");
         let record = std::fs::read_to_string(domain.volumes.layout().record(volume)).unwrap();

@@ -110,6 +110,14 @@ impl Buffer {
         self.length = self.length.min(length);
     }
 
+    /// The same bytes in a buffer of their size, which pays for them; the rest of the permits goes back.
+    pub fn shrunk(mut self) -> Buffer {
+        let units = (self.length as u64).div_ceil(UNIT) as usize;
+        let paid = self._paid.as_mut().and_then(|paid| paid.split(units.min(paid.num_permits())));
+        let bytes = self.as_ref().to_vec();
+        Buffer { length: bytes.len(), bytes, memory: Arc::clone(&self.memory), _paid: paid }
+    }
+
     pub fn bytes(&mut self) -> &mut [u8] {
         &mut self.bytes[..self.length]
     }
@@ -149,6 +157,14 @@ mod tests {
         drop(waits.await.unwrap());
         assert_eq!(second.buffer(1 << 20).bytes().as_ptr() as usize, place, "used again");
         drop(second);
+        // A small body in a large buffer goes on paying for itself.
+        let mut third = memory.reserve(3 << 20).await.unwrap();
+        let mut large = third.buffer(3 << 20);
+        large.truncate(10_000);
+        let small = large.shrunk();
+        assert_eq!((small.as_ref().len(), memory.in_use()), (10_000, 3 * UNIT));
+        drop((small, third));
+        assert_eq!(memory.in_use(), 0);
         let mut whole = memory.reserve(4 << 20).await.unwrap();
         let large = whole.buffer(4 << 20);
         assert!(memory.idle.lock().unwrap().is_empty(), "nothing idle beside a full budget");

@@ -16,10 +16,14 @@ pub use options::{
     CHOOSE_HASH_BLOCK, CreateOptions, CreateReport, DEFAULT_CONCURRENCY, DEFAULT_MEMORY, ParentChoice, Resume,
 };
 
-use super::catalog::Catalog;
+use super::catalog::{self, BackupSet, Catalog};
 use super::engine::Engine;
-use super::error::{BackupError, LeftBehindSnafu, NoParentSnafu, ResumableSnafu, SourceLostSnafu};
+use super::error::{
+    BackupError, ChangedMeanwhileSnafu, HashesShortSnafu, LeftBehindSnafu, MadeTwiceSnafu, NoParentSnafu,
+    ResumableSnafu, SourceLostSnafu,
+};
 use super::format::{ENTRY, HashFrame, Manifest, Prefix, ZeroText};
+use super::store::{ObjectInfo, StoreError};
 use super::{Cancel, Progress, SnapshotSource, blocking};
 use hash_writer::HashWriter;
 use jiff::Timestamp;
@@ -204,8 +208,9 @@ impl Attempt<'_> {
             }
             return Err(error);
         }
-        debug_assert_eq!(hashes.entries(), blocks);
-        upload.bytes_uploaded += hashes.finish().await?;
+        let (written, reason) = (hashes.entries(), format!("{} hashes of {blocks}", hashes.entries()));
+        ensure!(written == blocks, HashesShortSnafu { reason });
+        upload.bytes_uploaded += hashes.finish().await.map_err(|e| self.made_by_another(upload, e))?;
         upload.remove_surplus().await?;
         let manifest = Manifest {
             prefix,
@@ -216,15 +221,46 @@ impl Attempt<'_> {
             volume_meta: self.volume_meta(),
             extents: upload.extents(),
         };
-        let encoded = blocking(move || Ok(manifest.encode()?)).await?;
+        let listed = upload.listed().await?;
+        let (encoded, manifest) = blocking(move || Ok((manifest.encode()?, manifest))).await?;
+        check_stored(listed, &manifest, false)?;
         self.cancel.check()?;
         // Deleted while we worked: this backup could never be restored. Seen before it is one, it is never listed.
-        check_parent(upload, parent_of.as_ref()).await?;
+        self.check_parent(upload, parent_of.as_ref()).await?;
         resume::check_alone(self.engine, self.options, upload.prefix()).await?;
         ensure!(!self.source.is_lost(), SourceLostSnafu);
-        upload.put_manifest(encoded.into()).await?;
-        // And again: who deletes the parent looks for our manifest only after having removed its own.
-        check_parent(upload, parent_of.as_ref()).await
+        upload.put_manifest(encoded.into()).await.map_err(|e| self.made_by_another(upload, e))?;
+        // And again: who deletes the parent looks for our manifest only after having removed its own; and who clears
+        // away what looks like an orphan leaves a set alone once it has its manifest.
+        self.check_parent(upload, parent_of.as_ref()).await?;
+        check_stored(upload.listed().await?, &manifest, true)
+    }
+
+    /// Who resumes may meet another process that resumes the same: the one that is first has made the backup.
+    fn made_by_another(&self, upload: &Upload, error: BackupError) -> BackupError {
+        match error {
+            BackupError::Store { source: StoreError::Exists { .. } } if self.options.resume != Resume::No => {
+                MadeTwiceSnafu { prefix: upload.prefix().as_str() }.build()
+            }
+            other => other,
+        }
+    }
+
+    /// A parent that was deleted meanwhile. One that was made whole without its own parent has another prefix, and is
+    /// the same backup.
+    async fn check_parent(
+        &self,
+        upload: &Upload,
+        parent: Option<&(Uuid, Prefix)>,
+    ) -> Result<(), BackupError> {
+        let Some((id, prefix)) = parent else { return Ok(()) };
+        if upload.exists(&prefix.manifest()).await? {
+            return Ok(());
+        }
+        let sets = self.engine.catalog().sets(Some(prefix.volume())).await?;
+        let there = sets.iter().any(|set| set.prefix.backup() == *id && set.is_complete());
+        ensure!(there, NoParentSnafu { backup: upload.prefix().backup(), parent: *id });
+        Ok(())
     }
 
     /// The volume's metadata, with the point that the next backup can ask the changes since.
@@ -233,16 +269,19 @@ impl Attempt<'_> {
         Some(self.source.point().map_or_else(|| meta.clone(), |point| point.note_in(meta)))
     }
 
-    /// B13. Who asked to resume keeps what was uploaded, unless it was cancelled or can be of no use.
+    /// B13. Who asked to resume keeps what was uploaded, unless it can be of no use.
     async fn clean_up(&self, error: BackupError, upload: &mut Upload) -> BackupError {
         let again = matches!(error, BackupError::UnusableParent { .. } | BackupError::WrongDelta { .. });
-        let keep = !matches!(error, BackupError::Cancelled | BackupError::SourceLost) && !again;
+        let keep = !matches!(error, BackupError::SourceLost) && !again;
         let (backup, prefix) = (upload.prefix().backup(), upload.prefix().to_string());
         let cleaned = match self.options.resume {
             Resume::No => upload.remove().await,
             _ if !keep => upload.remove().await,
             _ => match upload.withdraw().await {
-                Ok(()) => return ResumableSnafu { error, backup }.build(),
+                Ok(true) if !matches!(error, BackupError::MadeTwice { .. }) => {
+                    return ResumableSnafu { error, backup }.build();
+                }
+                Ok(_) => Ok(()),
                 Err(e) => Err(e),
             },
         };
@@ -253,11 +292,16 @@ impl Attempt<'_> {
     }
 }
 
-async fn check_parent(upload: &Upload, parent: Option<&(Uuid, Prefix)>) -> Result<(), BackupError> {
-    let Some((id, prefix)) = parent else { return Ok(()) };
-    let there = upload.exists(&prefix.manifest()).await?;
-    ensure!(there, NoParentSnafu { backup: upload.prefix().backup(), parent: *id });
-    Ok(())
+/// Every object of the manifest is in the store, and nothing else of ours: what was removed behind our back while we
+/// worked is seen before the backup is said to be made.
+fn check_stored(mut listed: BackupSet, manifest: &Manifest, has_manifest: bool) -> Result<(), BackupError> {
+    if !has_manifest {
+        let key = listed.prefix.manifest();
+        listed.objects.push(ObjectInfo { key, size: 0, modified: Timestamp::UNIX_EPOCH });
+    }
+    let backup = listed.prefix.backup();
+    catalog::check_listing(&listed, manifest)
+        .map_err(|error| ChangedMeanwhileSnafu { backup, error: error.to_string() }.build())
 }
 
 /// A time as Python prints it.

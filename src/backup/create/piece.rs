@@ -164,12 +164,9 @@ pub(super) fn finish(
     mut out: Buffer,
 ) -> Piece {
     // A buffer is paid for whole: a small body is not worth keeping a large one.
-    let body = if used < out.as_ref().len() / 4 {
-        Bytes::copy_from_slice(&out.as_ref()[..used])
-    } else {
-        out.truncate(used);
-        Bytes::from_owner(out)
-    };
+    let is_small = used < out.as_ref().len() / 4;
+    out.truncate(used);
+    let body = Bytes::from_owner(if is_small { out.shrunk() } else { out });
     Piece { offset, length, compression, md5, body }
 }
 

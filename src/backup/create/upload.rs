@@ -2,9 +2,10 @@
 
 use super::limit::RateLimit;
 use super::piece::Piece;
+use crate::backup::catalog::BackupSet;
 use crate::backup::error::{CancelledSnafu, WorkerSnafu};
 use crate::backup::format::{Extent, Prefix};
-use crate::backup::store::{Store, StoreError};
+use crate::backup::store::{ObjectInfo, Store, StoreError};
 use crate::backup::{BackupError, Cancel, Progress};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -28,6 +29,8 @@ pub(super) struct Upload {
     /// What an earlier attempt left: name and bytes.
     earlier: BTreeMap<String, u64>,
     extents: Vec<Extent>,
+    /// Ours, from the moment that it may be in the store.
+    manifest: Option<Bytes>,
     tasks: JoinSet<Result<Sent, BackupError>>,
     pub bytes_read: u64,
     pub bytes_changed: u64,
@@ -59,6 +62,7 @@ impl Upload {
             limit: Arc::new(RateLimit::new(rate)),
             earlier,
             extents: Vec::new(),
+            manifest: None,
             tasks: JoinSet::new(),
             bytes_read: 0,
             bytes_changed: 0,
@@ -96,6 +100,8 @@ impl Upload {
         let earlier = self.earlier.remove(&key).filter(|size| *size == body.len() as u64);
         self.bytes_changed += length;
         self.extents.push(Extent { key: key.clone(), offset, length, compression, md5 });
+        // The first is put anew even if it is there: a set that is worked on must not look old to who clears away.
+        let earlier = earlier.filter(|_| self.extents.len() > 1);
         let (store, progress) = (Arc::clone(&self.store), self.progress.clone());
         let (limit, cancel) = (Arc::clone(&self.limit), cancel.clone());
         self.tasks.spawn(async move {
@@ -141,9 +147,11 @@ impl Upload {
         Ok(self.delete(surplus.into_keys().collect()).await?)
     }
 
+    /// Stores the manifest, never over one that somebody else made.
     pub async fn put_manifest(&mut self, body: Bytes) -> Result<(), BackupError> {
         self.bytes_uploaded += body.len() as u64;
-        Ok(self.store.put(&self.prefix.manifest(), body).await?)
+        self.manifest = Some(body.clone());
+        Ok(self.store.put_new(&self.prefix.manifest(), body).await?)
     }
 
     pub async fn exists(&self, key: &str) -> Result<bool, BackupError> {
@@ -151,15 +159,32 @@ impl Upload {
         Ok(found.iter().any(|object| object.key == key))
     }
 
-    /// Removes the manifest: with it the set is no backup any more.
-    pub async fn withdraw(&self) -> Result<(), StoreError> {
-        self.store.delete(&self.prefix.manifest()).await
+    /// What is stored of this set at this moment.
+    pub async fn listed(&self) -> Result<BackupSet, BackupError> {
+        let objects = self.store.list(self.prefix.as_str()).await?;
+        let ours = |object: &ObjectInfo| Prefix::of_key(&object.key).is_some_and(|(p, _)| p == self.prefix);
+        Ok(BackupSet { prefix: self.prefix.clone(), objects: objects.into_iter().filter(ours).collect() })
+    }
+
+    /// Removes our manifest: with it the set is no backup any more. `false`: there is one that another process made,
+    /// and with it the set is that one's.
+    pub async fn withdraw(&self) -> Result<bool, StoreError> {
+        let key = self.prefix.manifest();
+        let ours = self.manifest.as_ref();
+        match self.store.get(&key, ours.map_or(0, |ours| ours.len() as u64)).await {
+            Err(StoreError::Missing { .. }) => Ok(true),
+            Ok(found) if ours == Some(&found) => self.store.delete(&key).await.map(|()| true),
+            Ok(_) | Err(StoreError::TooLarge { .. }) => Ok(false),
+            Err(e) => Err(e),
+        }
     }
 
     /// Removes all that was, or may have been, stored: the manifest first, so that no half of it is
     /// ever a backup.
     pub async fn remove(&mut self) -> Result<(), StoreError> {
-        self.withdraw().await?;
+        if !self.withdraw().await? {
+            return Ok(());
+        }
         self.store.delete(&self.prefix.hashes()).await?;
         let mut keys: Vec<String> = self.extents.iter().map(|extent| extent.key.clone()).collect();
         keys.extend(std::mem::take(&mut self.earlier).into_keys());

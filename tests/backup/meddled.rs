@@ -1,0 +1,139 @@
+//! Others work in the same repository while a backup is made.
+
+use crate::delta::Recorded;
+use crate::util::{Repository, noise, small};
+use bytes::Bytes as Body;
+use futures::future::BoxFuture;
+use std::fmt::{Debug, Formatter};
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+use strata::backup::store::{ObjectInfo, ObjectWriter, Store, StoreError};
+use strata::backup::{
+    BackupError, Cancel, Changed, CreateOptions, CreateReport, Engine, ParentChoice, Progress, Resume,
+};
+use tokio::runtime::Handle;
+use uuid::Uuid;
+
+type Deed = Box<dyn FnOnce() + Send>;
+
+/// Something asynchronous as a deed: on a thread of its own, for who waits for it is on the runtime.
+fn deed<F: Future<Output = ()>>(work: impl FnOnce() -> F + Send + 'static) -> Deed {
+    Box::new(move || Handle::current().block_on(work()))
+}
+
+/// A store beside which something happens, once, before an object of a name with this end is put.
+struct Meddled {
+    store: Arc<dyn Store>,
+    end: &'static str,
+    deed: Mutex<Option<Deed>>,
+}
+
+impl Debug for Meddled {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Meddled")
+    }
+}
+
+impl Meddled {
+    fn engine(repository: &Repository, end: &'static str, deed: Deed) -> Engine {
+        let (store, deed) = (Arc::clone(&repository.store), Mutex::new(Some(deed)));
+        Engine::new(Arc::new(Meddled { store, end, deed }))
+    }
+}
+
+impl Store for Meddled {
+    fn ensure(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.store.ensure()
+    }
+    fn put<'a>(&'a self, key: &'a str, body: Body) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let due = if key.ends_with(self.end) { self.deed.lock().unwrap().take() } else { None };
+            if let Some(deed) = due {
+                tokio::task::spawn_blocking(deed).await.unwrap();
+            }
+            self.store.put(key, body).await
+        })
+    }
+    fn get<'a>(&'a self, key: &'a str, limit: u64) -> BoxFuture<'a, Result<Body, StoreError>> {
+        self.store.get(key, limit)
+    }
+    fn get_range<'a>(&'a self, key: &'a str, range: Range<u64>) -> BoxFuture<'a, Result<Body, StoreError>> {
+        self.store.get_range(key, range)
+    }
+    fn begin<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Box<dyn ObjectWriter>, StoreError>> {
+        self.store.begin(key)
+    }
+    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.store.delete(key)
+    }
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<ObjectInfo>, StoreError>> {
+        self.store.list(prefix)
+    }
+}
+
+async fn make(engine: &Engine, data: &[u8], options: &CreateOptions) -> Result<CreateReport, BackupError> {
+    let source = Recorded::new(data, Changed::Unknown("nobody knows".to_owned()));
+    engine.create(source, options, &Progress::default(), &Cancel::never()).await
+}
+
+/// 20 objects of 16 KiB.
+const LENGTH: usize = 20 * 16 * 1024;
+
+/// Two processes go on with the same backup: the first to end has made it, and the other leaves it as it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_second_of_two_that_resume_leaves_the_firsts_backup() {
+    let (repository, data) = (Repository::new(), noise(3, LENGTH));
+    let options = CreateOptions { resume: Resume::Auto, ..small(Uuid::new_v4(), ParentChoice::None) };
+    let (other, same, bytes) = (repository.engine.clone(), options.clone(), data.clone());
+    let made = Arc::new(Mutex::new(None));
+    let note = Arc::clone(&made);
+    let first = deed(move || async move {
+        let backup = make(&other, &bytes, &same).await.unwrap().backup_id;
+        *note.lock().unwrap() = Some(backup);
+    });
+    let second = make(&Meddled::engine(&repository, "-00012", first), &data, &options).await;
+    let second = second.map(|report| (report, made.lock().unwrap().take())).unwrap_err();
+    assert!(matches!(second, BackupError::MadeTwice { .. }), "{second}");
+    let backup = made.lock().unwrap().expect("the first one was made");
+    assert!(repository.restored(backup).await == data);
+}
+
+/// What is gone behind the back of a running backup is seen before it is said to be made.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_that_lost_an_object_while_it_was_made_is_none() {
+    let (repository, data) = (Repository::new(), noise(3, LENGTH));
+    let options = small(Uuid::new_v4(), ParentChoice::None);
+    for end in ["-00012", "_metadata"] {
+        let store = Arc::clone(&repository.store);
+        let removes = deed(move || async move {
+            let there = store.list("").await.unwrap();
+            let chunk = there.iter().find(|object| object.key.ends_with("-00002")).unwrap();
+            store.delete(&chunk.key).await.unwrap();
+        });
+        let error = make(&Meddled::engine(&repository, end, removes), &data, &options).await.unwrap_err();
+        assert!(matches!(error, BackupError::ChangedMeanwhile { .. }), "{end}: {error}");
+        assert!(error.to_string().contains("-00002"), "{error}");
+        assert_eq!(repository.store.list("").await.unwrap(), [], "{end}");
+    }
+}
+
+/// A parent that is made whole without its own parent meanwhile is the same backup under another name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parent_that_is_rebased_meanwhile_stays_the_parent() {
+    let (repository, mut data) = (Repository::new(), noise(3, LENGTH));
+    let volume = Uuid::new_v4();
+    let full = repository.create(&data, &small(volume, ParentChoice::None)).await.unwrap();
+    data[20_000] ^= 1;
+    let parent = repository.create(&data, &small(volume, ParentChoice::Latest)).await.unwrap();
+    for at in (0..LENGTH).step_by(16 * 1024) {
+        data[at] ^= 1;
+    }
+    let engine = repository.engine.clone();
+    let rebases = deed(move || async move {
+        engine.delete_rebasing(full.backup_id, &Progress::default(), &Cancel::never()).await.unwrap();
+    });
+    let engine = Meddled::engine(&repository, "-00012", rebases);
+    let made = make(&engine, &data, &small(volume, ParentChoice::Backup(parent.backup_id))).await.unwrap();
+    assert_eq!(made.parent_id, Some(parent.backup_id));
+    assert!(repository.restored(made.backup_id).await == data);
+}
