@@ -241,7 +241,9 @@ async fn each_verb_stands_a_damaged_set(#[case] damage: Damage) {
     let next = small(world.volume, ParentChoice::Backup(newest));
     let made = match world.repository.create(&world.points[2], &next).await {
         // What could as well be true is refused, with what to do.
-        Err(BackupError::Shrunk { .. } | BackupError::OtherHashBlock { .. }) if seen == Seen::Hashes => return,
+        Err(BackupError::Shrunk { .. } | BackupError::OtherHashBlock { .. }) if seen == Seen::Hashes => {
+            return;
+        }
         made => made.unwrap(),
     };
     match seen {

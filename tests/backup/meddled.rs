@@ -71,9 +71,16 @@ impl Store for Meddled {
     }
 }
 
-async fn make(engine: &Engine, data: &[u8], options: &CreateOptions) -> Result<CreateReport, BackupError> {
-    let source = Recorded::new(data, Changed::Unknown("nobody knows".to_owned()));
-    engine.create(source, options, &Progress::default(), &Cancel::never()).await
+fn source(data: &[u8]) -> Arc<Recorded> {
+    Recorded::new(data, Changed::Unknown("nobody knows".to_owned()))
+}
+
+async fn make(
+    engine: &Engine,
+    source: &Arc<Recorded>,
+    options: &CreateOptions,
+) -> Result<CreateReport, BackupError> {
+    engine.create(Arc::clone(source) as _, options, &Progress::default(), &Cancel::never()).await
 }
 
 /// 20 objects of 16 KiB.
@@ -84,15 +91,16 @@ const LENGTH: usize = 20 * 16 * 1024;
 async fn the_second_of_two_that_resume_leaves_the_firsts_backup() {
     let (repository, data) = (Repository::new(), noise(3, LENGTH));
     let options = CreateOptions { resume: Resume::Auto, ..small(Uuid::new_v4(), ParentChoice::None) };
-    let (other, same, bytes) = (repository.engine.clone(), options.clone(), data.clone());
+    let (other, same, snapshot) = (repository.engine.clone(), options.clone(), source(&data));
+    let theirs = Arc::clone(&snapshot);
     let made = Arc::new(Mutex::new(None));
     let note = Arc::clone(&made);
     let first = deed(move || async move {
-        let backup = make(&other, &bytes, &same).await.unwrap().backup_id;
+        let backup = make(&other, &theirs, &same).await.unwrap().backup_id;
         *note.lock().unwrap() = Some(backup);
     });
-    let second = make(&Meddled::engine(&repository, "-00012", first), &data, &options).await;
-    let second = second.map(|report| (report, made.lock().unwrap().take())).unwrap_err();
+    let engine = Meddled::engine(&repository, "-00012", first);
+    let second = make(&engine, &snapshot, &options).await.unwrap_err();
     assert!(matches!(second, BackupError::MadeTwice { .. }), "{second}");
     let backup = made.lock().unwrap().expect("the first one was made");
     assert!(repository.restored(backup).await == data);
@@ -110,7 +118,8 @@ async fn a_backup_that_lost_an_object_while_it_was_made_is_none() {
             let chunk = there.iter().find(|object| object.key.ends_with("-00002")).unwrap();
             store.delete(&chunk.key).await.unwrap();
         });
-        let error = make(&Meddled::engine(&repository, end, removes), &data, &options).await.unwrap_err();
+        let error =
+            make(&Meddled::engine(&repository, end, removes), &source(&data), &options).await.unwrap_err();
         assert!(matches!(error, BackupError::ChangedMeanwhile { .. }), "{end}: {error}");
         assert!(error.to_string().contains("-00002"), "{error}");
         assert_eq!(repository.store.list("").await.unwrap(), [], "{end}");
@@ -133,7 +142,8 @@ async fn a_parent_that_is_rebased_meanwhile_stays_the_parent() {
         engine.delete_rebasing(full.backup_id, &Progress::default(), &Cancel::never()).await.unwrap();
     });
     let engine = Meddled::engine(&repository, "-00012", rebases);
-    let made = make(&engine, &data, &small(volume, ParentChoice::Backup(parent.backup_id))).await.unwrap();
+    let made =
+        make(&engine, &source(&data), &small(volume, ParentChoice::Backup(parent.backup_id))).await.unwrap();
     assert_eq!(made.parent_id, Some(parent.backup_id));
     assert!(repository.restored(made.backup_id).await == data);
 }
