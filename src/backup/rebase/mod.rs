@@ -1,4 +1,4 @@
-//! Making a backup independent of some of its ancestors: docs/decisions/0009-rebased-backups.md tells why the result
+//! Making a backup independent of some of its ancestors: docs/decisions/0010-rebased-backups.md tells why the result
 //! is a whole new set under a name of its own.
 
 mod full;
