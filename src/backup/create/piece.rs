@@ -2,10 +2,9 @@
 
 use super::memory::{Buffer, Reservation};
 use crate::backup::BackupError;
-use crate::backup::format::{Compression, Packer, hex, md5_hex};
+use crate::backup::format::{Compression, Md5, Packer, hex, md5_hex};
 use crate::backup::window::is_zero;
 use bytes::Bytes;
-use md5::{Digest as _, Md5};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
@@ -80,7 +79,7 @@ impl Pieces {
         packer.begin(compression, length)?;
         // What takes as many bytes as before has not shrunk (B2).
         let limit = if compression == Compression::None { length } else { length - 1 } as usize;
-        let md5 = Md5::new();
+        let md5 = Md5::default();
         Ok(Feed {
             pieces: self,
             packer: Some(packer),
@@ -133,7 +132,7 @@ impl Pieces {
     fn pack_zeros(&self, offset: u64, length: u64) -> Result<Piece, BackupError> {
         let mut packer = self.packer();
         packer.begin(self.compression, length)?;
-        let (mut md5, mut out, mut used, mut left) = (Md5::new(), vec![0; 4096], 0, length);
+        let (mut md5, mut out, mut used, mut left) = (Md5::default(), vec![0; 4096], 0, length);
         let mut fits = self.compression != Compression::None;
         while left > 0 {
             let step = &ZEROS[..left.min(ZEROS.len() as u64) as usize];
@@ -150,7 +149,7 @@ impl Pieces {
             true => (self.compression, Bytes::copy_from_slice(&out[..used])),
             false => (Compression::None, Bytes::from(vec![0; length as usize])),
         };
-        Ok(Piece { offset, length, compression, md5: hex(&md5.finalize()), body })
+        Ok(Piece { offset, length, compression, md5: hex(&md5.finish()), body })
     }
 }
 
@@ -211,6 +210,6 @@ impl Feed<'_> {
             self.pieces.keep(packer);
         }
         let Feed { md5, used, fits, .. } = self;
-        Ok(fits.then(|| (hex(&md5.finalize()), used)))
+        Ok(fits.then(|| (hex(&md5.finish()), used)))
     }
 }

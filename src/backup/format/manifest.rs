@@ -4,7 +4,6 @@ use super::{
     Compression, FormatError, InvalidSnafu, MAX_CHUNK_SIZE, Prefix, SyntaxSnafu, UnknownMetaVersionSnafu,
     UnknownVersionSnafu, VERSION, json,
 };
-use md5::{Digest as _, Md5};
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
@@ -52,11 +51,6 @@ pub struct Manifest {
     pub volume_meta: Option<String>,
     /// In the order of writing.
     pub extents: Vec<Extent>,
-}
-
-/// MD5 in hex.
-pub fn md5_hex(data: &[u8]) -> String {
-    super::hashes::hex(&Md5::digest(data))
 }
 
 impl Manifest {
