@@ -8,6 +8,7 @@ WORKDIR /src
 COPY rust-toolchain.toml Cargo.toml Cargo.lock build.rs ./
 COPY proto proto
 COPY src src
+COPY crates crates
 # Tests and examples are no part of the image: cargo must not look for them.
 RUN cargo build --release --locked --bin strata
 

@@ -41,11 +41,11 @@ manifests: packages ## Renders manifests/ from the chart
 	scripts/render-manifests manifests/strata.yaml
 
 fmt: ## Formats the code
-	cargo fmt
+	cargo fmt --all
 
 lint: ## Formatting, clippy and shellcheck, warnings as errors
-	cargo fmt --check
-	cargo clippy --all-targets --features crash-points -- -D warnings
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --features crash-points -- -D warnings
 	shellcheck -x scripts/* .ci/run
 
 clean-cache: ## Removes the downloaded QEMU and CI's build cache

@@ -2,9 +2,10 @@
 
 use super::memory::{Buffer, Reservation};
 use crate::backup::BackupError;
-use crate::backup::format::{Compression, Md5, Packer, hex, md5_hex};
+use crate::backup::format::{Compression, Packer, hex, md5_hex};
 use crate::backup::window::is_zero;
 use bytes::Bytes;
+use md5_lanes::Md5;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];

@@ -34,6 +34,11 @@ impl Extent {
     }
 }
 
+/// MD5 in hex.
+pub fn md5_hex(data: &[u8]) -> String {
+    super::hashes::hex(&md5_lanes::md5(data))
+}
+
 /// A manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {

@@ -14,7 +14,6 @@ mod hash_text;
 mod hashes;
 mod json;
 mod manifest;
-mod md5sum;
 mod names;
 mod packer;
 
@@ -22,8 +21,7 @@ pub use codec::{CodecError, Compression};
 pub use hash_text::{ENTRY, HashFrame, HashHeader, ZeroText, digest_in, entry, entry_of_text, is_entry};
 pub(in crate::backup) use hashes::hex;
 pub use hashes::{Digest, HashList, digest_of, is_hash_block, zero_digest};
-pub use manifest::{Extent, Manifest, VolumeMeta};
-pub use md5sum::{LANES as MD5_LANES, Md5, md5_hex, md5_many, update_together};
+pub use manifest::{Extent, Manifest, VolumeMeta, md5_hex};
 pub use names::{Prefix, ZoneName};
 pub use packer::Packer;
 
