@@ -18,6 +18,7 @@ mod record;
 mod repair;
 mod repair_chunk;
 mod repair_hashes;
+pub mod repositories;
 mod restore;
 mod source;
 pub mod store;

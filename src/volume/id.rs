@@ -14,14 +14,14 @@ const SNAPSHOT_NAMESPACE: Uuid = Uuid::from_u128(0x6f1d_3c52_8b7a_4d0e_9a41_52c7
 
 /// An id or handle that is none.
 #[derive(Debug, Snafu)]
-#[snafu(display("{text:?} is no {what}"))]
+#[snafu(display("{text:?} is no {what}"), visibility(pub(super)))]
 pub struct InvalidId {
     what: &'static str,
     text: String,
 }
 
 /// Only the hyphenated lower-case form: two spellings of one id must not name two folders.
-fn parse_uuid(what: &'static str, text: &str) -> Result<Uuid, InvalidId> {
+pub(super) fn parse_uuid(what: &'static str, text: &str) -> Result<Uuid, InvalidId> {
     let id = Uuid::parse_str(text).ok().context(InvalidIdSnafu { what, text })?;
     ensure!(id.hyphenated().to_string() == text, InvalidIdSnafu { what, text });
     Ok(id)

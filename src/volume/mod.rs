@@ -8,6 +8,7 @@
 mod adopt;
 mod agents;
 mod background;
+mod backup_handle;
 mod chain;
 mod cut;
 mod delta;
@@ -70,6 +71,7 @@ pub use agents::{
     MergeWork, OpenImage,
 };
 pub use background::Background;
+pub use backup_handle::{BackupHandle, RepositoryName, Writer};
 pub use delta_since::{DeltaDetail, Since, StateId};
 pub use error::Error;
 pub use examine::Examined;
