@@ -1,7 +1,7 @@
 //! Strata: volumes that are disk images on GlusterFS, their snapshots and their backups.
 //!
 //! `docs/architecture.md` tells what each module is for. Imports go one way:
-//! `cli → csi, agent, data, backup → volume → image, qsd, attach, gluster → host`;
+//! `cli → csi, agent, data, kube → backup → volume → image, qsd, attach, gluster → host`;
 //! `tests/layers.rs` holds them to it.
 
 pub mod agent;
@@ -13,6 +13,7 @@ pub mod data;
 pub mod gluster;
 pub mod host;
 pub mod image;
+pub mod kube;
 pub mod qsd;
 pub mod rpc;
 pub mod volume;

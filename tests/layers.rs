@@ -14,12 +14,16 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("volume", &["host", "image", "qsd", "attach", "gluster"]),
     ("rpc", &[]),
     ("backup", &["host", "image", "qsd", "attach", "gluster", "volume"]),
+    ("kube", &["gluster", "volume", "backup"]),
     ("data", &["host", "image", "qsd", "attach", "gluster", "volume", "rpc"]),
     ("agent", &["host", "image", "qsd", "attach", "gluster", "volume", "rpc", "data"]),
     ("csi", &["host", "image", "qsd", "attach", "gluster", "volume", "rpc", "data", "agent"]),
     (
         "cli",
-        &["host", "image", "qsd", "attach", "gluster", "volume", "rpc", "backup", "data", "agent", "csi"],
+        &[
+            "host", "image", "qsd", "attach", "gluster", "volume", "rpc", "backup", "kube", "data", "agent",
+            "csi",
+        ],
     ),
 ];
 

@@ -1,6 +1,7 @@
 //! The engine: what can be done with a repository. Each verb is a file of its own.
 
 use super::catalog::Catalog;
+use super::error::BackupError;
 use super::store::Store;
 use std::sync::Arc;
 
@@ -14,6 +15,11 @@ impl Engine {
     /// Over a store.
     pub fn new(store: Arc<dyn Store>) -> Self {
         Engine { store }
+    }
+
+    /// Makes the bucket or directory when it is missing.
+    pub async fn ensure(&self) -> Result<(), BackupError> {
+        Ok(self.store.ensure().await?)
     }
 
     /// What the repository holds.

@@ -3,6 +3,7 @@
 mod age;
 mod backup;
 mod certs;
+mod crds;
 mod driver;
 mod exit;
 mod output;
@@ -46,6 +47,8 @@ enum Command {
     Node(driver::NodeArgs),
     /// Share mounts and storage daemons, which outlive the other roles.
     Data(driver::DataArgs),
+    /// Print the definitions of Strata's own objects in Kubernetes.
+    Crds(crds::CrdsArgs),
     /// Makes certificates with which controllers and agents know each other.
     Certs(certs::CertsArgs),
     /// Data plane, controller and node on this machine, on one CSI socket.
@@ -61,6 +64,7 @@ pub fn main() -> ExitCode {
         Command::Volume(args) => return volume::run(&args),
         Command::Share(args) => return share::run(&args),
         Command::Certs(args) => args.run(),
+        Command::Crds(args) => args.run(),
         Command::Completion(args) => args.run(),
         Command::Man(args) => args.run(),
         Command::Controller(args) => args.run(),

@@ -79,6 +79,37 @@ impl Volumes {
         self.hold(point)
     }
 
+    /// Pins what a snapshot held, by its layer, after it may have been deleted: for a reader that was broken off and goes on.
+    /// The layer is still there as long as an earlier pin or anything else needs it.
+    pub fn pin_layer(
+        &self,
+        volume: VolumeId,
+        snapshot: SnapshotId,
+        layer: LayerId,
+        owner: &str,
+    ) -> Result<Pinned, Error> {
+        let mut locked = self.lock(volume)?;
+        locked.stop_merge()?;
+        let frozen = locked.record.layer(layer).filter(|found| !found.closed);
+        let frozen = frozen.filter(|_| locked.record.active != Some(layer));
+        let size = frozen.context(SnapshotNotFoundSnafu { volume, snapshot })?.size;
+        let id = Uuid::new_v4();
+        // Under the lock that it was found under: an earlier pin may end any moment.
+        locked.add_pin(layer, id, owner)?;
+        let top = ParentLayer { volume, layer };
+        let point = Point {
+            id,
+            owner,
+            top,
+            tops: tops(&self.chain(&locked.record, layer)?),
+            size,
+            volume: self.view(&locked.record),
+            snapshot: None,
+        };
+        drop(locked);
+        self.hold(point)
+    }
+
     /// Pins what a volume holds now, whether a node writes to it or not: it is frozen by a cut that no snapshot
     /// names, whose layers become one again some time after the pin is gone.
     pub fn pin_volume(&self, volume: VolumeId, owner: &str) -> Result<Pinned, Error> {

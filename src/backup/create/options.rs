@@ -30,6 +30,9 @@ pub enum Resume {
     Backup(Uuid),
     /// Go on with one of the same snapshot, parent and settings, or begin one. What is uploaded stays if it fails.
     Auto,
+    /// Go on with what there is of this one, or begin it under this id, which the caller gives to the same snapshot, parent
+    /// and settings only. What is uploaded stays if it fails.
+    As(Uuid),
 }
 
 /// `CreateOptions::hash_block`: the parent's, or by the volume's size.

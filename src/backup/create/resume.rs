@@ -43,6 +43,13 @@ pub(super) async fn begin(
     let wanted = match options.resume {
         Resume::No => return Ok(fresh(options, Uuid::new_v4())),
         Resume::Backup(id) => id,
+        Resume::As(id) => {
+            let sets = catalog.sets(Some(options.volume)).await?;
+            return match sets.iter().find(|set| set.prefix.backup() == id) {
+                Some(set) => adopt(catalog, set).await,
+                None => Ok(fresh(options, id)),
+            };
+        }
         Resume::Auto => {
             let sets = catalog.sets(Some(options.volume)).await?;
             let reason = "only a snapshot can be resumed by itself: what an image held then is not known; \
@@ -105,7 +112,7 @@ pub(super) async fn check_alone(
     options: &CreateOptions,
     ours: &Prefix,
 ) -> Result<(), BackupError> {
-    if options.resume != Resume::Auto {
+    if !matches!(options.resume, Resume::Auto | Resume::As(_)) {
         return Ok(());
     }
     let sets = engine.catalog().sets(Some(options.volume)).await?;

@@ -5,7 +5,7 @@ use super::{RepositoryArgs, cancel_on_signals};
 use crate::backup::format::{Compression, VolumeMeta, ZoneName};
 use crate::backup::{
     CHOOSE_HASH_BLOCK, Cancel, CreateOptions, CreateReport, DEFAULT_CONCURRENCY, ParentChoice, Progress,
-    Resume, SnapshotSource, refuse_used_source,
+    Resume, SnapshotSource, refuse_used_source, snapshot_meta, volume_meta,
 };
 use crate::cli::exit::Failure;
 use crate::cli::output::{lines, with_bar};
@@ -15,7 +15,6 @@ use crate::image::lock::{ImageLock, LockError};
 use crate::image::{ChainReader, Format, ImageRef};
 use crate::volume::SnapshotHandle;
 use clap::Args;
-use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -172,17 +171,9 @@ pub(super) async fn run(args: &CreateArgs) -> Result<CreateReport, Failure> {
 
 fn snapshot_options(args: &CreateArgs, source: &PinnedSource) -> CreateOptions {
     let volume = source.volume();
-    let mut extra = BTreeMap::new();
-    if let Some(snapshot) = source.snapshot() {
-        extra.insert("strata.snapshot".to_owned(), snapshot.handle.to_string());
-        extra.insert("strata.snapshot-name".to_owned(), snapshot.name.clone());
-        extra.insert("strata.created-at".to_owned(), snapshot.created_at.to_string());
-    }
-    for (key, value) in &volume.parameters {
-        extra.insert(format!("strata.parameter.{key}"), value.clone());
-    }
     let id = volume.handle.volume.uuid();
-    let meta = volume_meta(id, &volume.name, source.size(), &args.availability_zone, extra);
+    let meta =
+        volume_meta(id, &volume.name, source.size(), &args.availability_zone, snapshot_meta(source.pinned()));
     args.options(id, ParentChoice::Latest, meta)
 }
 
@@ -209,24 +200,6 @@ pub(super) fn open_image(
     let image = ImageRef { path: path.to_owned(), format };
     let reader = ChainReader::open(&[image]).map_err(Failure::failed)?;
     Ok((Arc::new(reader), lock))
-}
-
-/// The metadata that goes along (B10), under the keys that Cinder reads.
-fn volume_meta(
-    volume: Uuid,
-    name: &str,
-    size: u64,
-    zone: &ZoneName,
-    extra: BTreeMap<String, String>,
-) -> VolumeMeta {
-    let base = BTreeMap::from([
-        ("availability_zone".to_owned(), json!(zone.to_string())),
-        ("display_description".to_owned(), json!("")),
-        ("display_name".to_owned(), json!(name)),
-        ("id".to_owned(), json!(volume.to_string())),
-        ("size".to_owned(), json!(size.div_ceil(1 << 30))),
-    ]);
-    VolumeMeta::new(base, extra)
 }
 
 pub(super) fn text(report: &CreateReport) -> String {

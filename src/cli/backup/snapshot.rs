@@ -2,15 +2,13 @@
 
 use super::workdir::{self, WorkDir};
 use crate::agent::{AgentClient, CUT_LIMIT};
-use crate::backup::{Changed, DataPoint, SnapshotSource};
+use crate::backup::{Changed, DataPoint, PinnedReader, SnapshotSource};
 use crate::cli::driver::AgentTlsArgs;
 use crate::cli::exit::Failure;
 use crate::gluster::{self, Share, ShareKey, Source};
-use crate::image::{ChainReader, ImageRef, ReadError};
+use crate::image::{ImageRef, ReadError};
 use crate::qsd::LocalDaemons;
-use crate::volume::{
-    Error, Pinned, Policy, Since, SnapshotHandle, SnapshotView, StateId, Tools, VolumeView, Volumes,
-};
+use crate::volume::{Error, Pinned, Policy, SnapshotHandle, Tools, VolumeView, Volumes};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,8 +29,7 @@ pub(in crate::cli) fn work_folder() -> Result<WorkDir, Failure> {
 /// A pinned snapshot. Fields are dropped in this order: nothing is unpinned while it can still be
 /// read, nor unmounted while it is pinned.
 pub(in crate::cli) struct PinnedSource {
-    reader: ChainReader,
-    pinned: Pinned,
+    reader: PinnedReader,
     share: OpenShare,
 }
 
@@ -111,23 +108,23 @@ impl PinnedSource {
             }
             other => Failure::failed(other),
         })?;
-        let reader = ChainReader::open(&pinned.chain).map_err(Failure::failed)?;
-        Ok(PinnedSource { reader, pinned, share })
+        let reader = PinnedReader::open(pinned).map_err(Failure::failed)?;
+        Ok(PinnedSource { reader, share })
+    }
+
+    /// What is held.
+    pub fn pinned(&self) -> &Pinned {
+        self.reader.pinned()
     }
 
     /// The volume.
     pub fn volume(&self) -> &VolumeView {
-        &self.pinned.volume
-    }
-
-    /// The snapshot, if it is one.
-    pub fn snapshot(&self) -> Option<&SnapshotView> {
-        self.pinned.snapshot.as_ref()
+        &self.pinned().volume
     }
 
     /// What is read, top first.
     pub fn chain(&self) -> &[ImageRef] {
-        &self.pinned.chain
+        &self.pinned().chain
     }
 
     /// The program `qemu-img`.
@@ -144,21 +141,16 @@ impl SnapshotSource for PinnedSource {
         self.reader.data_ranges(range)
     }
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), ReadError> {
-        SnapshotSource::read_at(&self.reader, buffer, offset)
+        self.reader.read_at(buffer, offset)
     }
     fn is_lost(&self) -> bool {
-        self.pinned.is_lost()
+        self.reader.is_lost()
     }
     fn point(&self) -> Option<DataPoint> {
-        let StateId { incarnation, layer } = self.pinned.state();
-        Some(DataPoint { incarnation, snapshot: layer })
+        self.reader.point()
     }
     fn changed_since(&self, earlier: &DataPoint) -> Result<Changed, ReadError> {
-        let earlier = StateId { incarnation: earlier.incarnation, layer: earlier.snapshot };
-        Ok(match self.pinned.changed_since(earlier, self.reader.size()) {
-            Since::Unknown(reason) => Changed::Unknown(reason),
-            Since::Only(ranges) => Changed::Only(ranges),
-        })
+        self.reader.changed_since(earlier)
     }
 }
 
