@@ -12,21 +12,36 @@ use super::view::VolumeView;
 use super::volumes::Volumes;
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant, SystemTime};
 
 /// A file that was written so shortly before it was read could be written again without looking different.
 const SETTLED: Duration = Duration::from_secs(2);
 /// How old the sum of the capacities may be: a burst of new volumes counts the share once, not once each.
 const SUM_AGE: Duration = Duration::from_secs(10);
+/// How old while another call is counting already: nobody waits for it, or counts beside it.
+const SUM_AGE_MEANWHILE: Duration = Duration::from_secs(120);
+/// How long a new volume counts before its folder is found.
+const CLAIM_AGE: Duration = Duration::from_secs(60);
+/// Looks at once. Each waits for its round trips, not for a processor.
+const LOOKERS: usize = 8;
 
 /// The records of one share as they were last read.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Index(Arc<Mutex<Known>>);
+pub(super) struct Index(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    known: Mutex<Known>,
+    /// Held by whoever counts.
+    counting: Mutex<()>,
+}
 
 #[derive(Debug, Default)]
 struct Known {
     volumes: BTreeMap<VolumeId, Entry>,
+    /// When the last whole look began.
     counted: Option<Instant>,
 }
 
@@ -34,6 +49,8 @@ struct Known {
 struct Entry {
     /// None: nothing was read yet, this is only what is about to be written.
     stamp: Option<Stamp>,
+    /// When this was said without reading.
+    said: Option<Instant>,
     state: State,
     capacity: u64,
     view: Option<VolumeView>,
@@ -60,7 +77,20 @@ pub enum Listed {
 impl Index {
     fn known(&self) -> MutexGuard<'_, Known> {
         // Every change is one insert or removal: nothing is half done after a panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The turn to count. None: somebody counts, and what is known is good enough until he has done.
+    fn turn(&self) -> Option<MutexGuard<'_, ()>> {
+        match self.0.counting.try_lock() {
+            Ok(turn) => Some(turn),
+            Err(TryLockError::WouldBlock) if self.was_counted_within(SUM_AGE_MEANWHILE) => None,
+            Err(_) => Some(self.0.counting.lock().unwrap_or_else(PoisonError::into_inner)),
+        }
+    }
+
+    fn was_counted_within(&self, age: Duration) -> bool {
+        self.known().counted.is_some_and(|counted| counted.elapsed() <= age)
     }
 
     /// Counts a new volume before it is written, if all volumes together stay within `limit`.
@@ -70,7 +100,8 @@ impl Index {
         if others.saturating_add(capacity) > limit {
             return false;
         }
-        let entry = Entry { stamp: None, state: State::Creating, capacity, view: None };
+        let entry =
+            Entry { stamp: None, said: Some(Instant::now()), state: State::Creating, capacity, view: None };
         known.volumes.insert(id, entry);
         true
     }
@@ -78,7 +109,8 @@ impl Index {
     /// What was just written about a volume that is ready.
     pub(super) fn note(&self, id: VolumeId, view: VolumeView) {
         let (state, capacity) = (State::Ready, view.capacity);
-        self.known().volumes.insert(id, Entry { stamp: None, state, capacity, view: Some(view) });
+        let entry = Entry { stamp: None, said: Some(Instant::now()), state, capacity, view: Some(view) };
+        self.known().volumes.insert(id, entry);
     }
 
     /// A volume that was just deleted counts no longer.
@@ -146,23 +178,44 @@ impl Volumes {
         Ok(others.filter(|(_, entry)| entry.view.as_ref().is_some_and(given)).count())
     }
 
-    /// Looks at every record that has changed, unless that was done some seconds ago.
+    /// Looks at every record that has changed, unless that was done some seconds ago. One call at a time does.
     fn count(&self) -> Result<(), Error> {
-        let counted = self.index.known().counted;
-        if counted.is_none_or(|counted| counted.elapsed() > SUM_AGE) {
-            let ids: Vec<VolumeId> = list_ids(&self.layout.volumes())?;
-            for id in &ids {
+        if self.index.was_counted_within(SUM_AGE) {
+            return Ok(());
+        }
+        let Some(_turn) = self.index.turn() else { return Ok(()) };
+        // Perhaps by the one whose turn was waited for.
+        if self.index.was_counted_within(SUM_AGE) {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        let ids: Vec<VolumeId> = list_ids(&self.layout.volumes())?;
+        self.look_at_all(&ids)?;
+        let mut known = self.index.known();
+        let is_young = |entry: &Entry| entry.said.is_some_and(|said| said.elapsed() < CLAIM_AGE);
+        known.volumes.retain(|id, entry| is_young(entry) || ids.binary_search(id).is_ok());
+        known.counted = Some(begun);
+        Ok(())
+    }
+
+    fn look_at_all(&self, ids: &[VolumeId]) -> Result<(), Error> {
+        let next = AtomicUsize::new(0);
+        let look = || {
+            while let Some(id) = ids.get(next.fetch_add(1, Ordering::Relaxed)) {
                 match self.glance(*id) {
                     Err(error) if lost_share(&error) => return Err(error),
                     // Its size is unknown; `volume check` tells of it, and so does a listing.
                     Err(_) | Ok(_) => {}
                 }
             }
-            let mut known = self.index.known();
-            known.volumes.retain(|id, _| ids.binary_search(id).is_ok());
-            known.counted = Some(Instant::now());
-        }
-        Ok(())
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let lookers: Vec<_> = (0..LOOKERS.min(ids.len())).map(|_| scope.spawn(look)).collect();
+            lookers
+                .into_iter()
+                .try_for_each(|looker| looker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        })
     }
 
     /// What a record says, read again only if its file is another one than last time.
@@ -183,8 +236,25 @@ impl Volumes {
         }
         let Some(record) = self.read(id)? else { return Ok(None) };
         let view = (record.state == State::Ready).then(|| self.view(&record));
-        let entry = Entry { stamp: Some(stamp), state: record.state, capacity: record.capacity, view };
+        let entry =
+            Entry { stamp: Some(stamp), said: None, state: record.state, capacity: record.capacity, view };
         self.index.known().volumes.insert(id, entry.clone());
         Ok(Some(entry))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Thousands of records take seconds: calls beside each other do not all count them.
+    #[test]
+    fn one_counts_and_the_others_go_on() {
+        let index = Index::default();
+        let first = index.turn().expect("nobody counts");
+        index.known().counted = Some(Instant::now());
+        assert!(index.turn().is_none());
+        drop(first);
+        assert!(index.turn().is_some());
     }
 }

@@ -8,7 +8,7 @@ use super::origin::Origin;
 use super::publish::attached;
 use super::record::{Layer, Record, State};
 use super::steps::{Step, reached};
-use super::store::{Locked, remove_file};
+use super::store::{Locked, is_full, remove_file};
 use super::view::{CreateVolume, VolumeKind, VolumeView};
 use super::volumes::Volumes;
 use crate::host::fsio;
@@ -202,11 +202,19 @@ impl Volumes {
         locked.stop_merge()?;
         let active = locked.record.active_layer().map(|layer| locked.image(&layer.file));
         // A process that the record does not know of would go on writing into an unlinked file.
-        let _unused = active.filter(|file| file.exists()).map(|file| ImageLock::write(&file)).transpose();
-        let _unused = _unused.context(ImageLockSnafu)?;
+        let active = active.filter(|file| file.exists());
+        let unused = active.as_deref().map(ImageLock::write).transpose().context(ImageLockSnafu)?;
         locked.record.state = State::Deleted;
         locked.record.active = None;
-        locked.commit()?;
+        match (locked.commit(), active) {
+            (Err(error), Some(active)) if is_full(&error) => {
+                locked.unlink_for_room(&active)?;
+                // Its bytes are given back with the last handle.
+                drop(unused);
+                locked.commit_once_there_is_room()?;
+            }
+            (committed, _) => committed?,
+        }
         self.index.forget(id);
         reached(Step::VolumeMarkedDeleted);
         locked.write_info()?;

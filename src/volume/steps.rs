@@ -67,6 +67,8 @@ steps! {
     DeleteDropped = "delete-dropped",
     /// A layer that nothing refers to is in the trash; its file is there.
     SweepTrashed = "sweep-trashed",
+    /// The share is full: the image of a volume that is to go is gone, its record says `ready`.
+    DeleteMadeRoom = "delete-made-room",
     /// The volume is marked deleted; its files are there.
     VolumeMarkedDeleted = "volume-marked-deleted",
     /// A deleted volume's record is gone; its folder is there.

@@ -7,15 +7,19 @@ use super::id::{NodeId, VolumeId};
 use super::info_table;
 use super::lock::{Mode, ShareLock};
 use super::record::{self, Record};
+use super::steps::{Step, reached};
 use super::volumes::Volumes;
 use crate::host::fsio;
 use snafu::{OptionExt, ensure};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A turn that was just given up may be held for some milliseconds more, by a child between fork and exec.
 const TURN_WAIT: Duration = Duration::from_millis(300);
+
+/// GlusterFS looks every 5 s whether its bricks have room again.
+const ROOM_WAIT: Duration = Duration::from_secs(8);
 
 /// A volume whose lock is held. Nobody else changes it or its files until this is dropped.
 pub(super) struct Locked<'a> {
@@ -149,15 +153,56 @@ impl Locked<'_> {
 
     /// Proves that the lock is still ours and that nobody wrote behind our back. Before each rename and unlink.
     pub(super) fn fence(&self) -> Result<(), Error> {
+        match self.lock.write_generation(self.record.generation) {
+            // Says nothing of the lock.
+            Err(error) if is_no_room(&error) => {
+                return Err(Error::io("write", self.volumes.layout.lock(self.id()))(error));
+            }
+            written => written.map_err(|error| self.lost(error))?,
+        }
+        self.is_as_read()
+    }
+
+    /// The same where not one byte can be written: a lock that was revoked refuses reads, too.
+    fn fence_on_full_share(&self) -> Result<(), Error> {
+        self.lock.last_generation().map_err(|error| self.lost(error))?;
+        self.is_as_read()
+    }
+
+    fn lost(&self, error: io::Error) -> Error {
+        FencedSnafu { volume: self.id(), reason: error.to_string() }.build()
+    }
+
+    fn is_as_read(&self) -> Result<(), Error> {
         let volume = self.id();
-        let lost = |error: io::Error| FencedSnafu { volume, reason: error.to_string() }.build();
-        self.lock.write_generation(self.record.generation).map_err(lost)?;
         let found = self.volumes.read(volume)?.map(|record| record.generation);
         ensure!(
             found == self.stored,
             FencedSnafu { volume, reason: format!("generation {found:?} where {:?} was read", self.stored) }
         );
         Ok(())
+    }
+
+    /// Before the record says so: on a full share the image of a volume that is to go has to make the room for that
+    /// record. Nothing but the volume itself reads its active layer, and who asked for its deletion asks again.
+    pub(super) fn unlink_for_room(&self, active: &Path) -> Result<(), Error> {
+        tracing::warn!(volume = %self.id(), "the share is full: the volume's image goes before its record");
+        self.fence_on_full_share()?;
+        remove_file(active)?;
+        reached(Step::DeleteMadeRoom);
+        Ok(())
+    }
+
+    pub(super) fn commit_once_there_is_room(&mut self) -> Result<(), Error> {
+        let deadline = Instant::now() + ROOM_WAIT;
+        loop {
+            match self.commit() {
+                Err(error) if is_full(&error) && Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(250));
+                }
+                committed => return committed,
+            }
+        }
     }
 
     /// Writes the record, then the table beside it.
@@ -239,4 +284,17 @@ pub(super) fn lost_share(error: &Error) -> bool {
     use io::ErrorKind::{HostUnreachable, NotConnected, StaleNetworkFileHandle, TimedOut};
     let away = [NotConnected, StaleNetworkFileHandle, TimedOut, HostUnreachable];
     matches!(error, Error::Io { source, .. } if away.contains(&source.kind()))
+}
+
+/// Whether there was no room for a file.
+pub(super) fn is_full(error: &Error) -> bool {
+    match error {
+        Error::Io { source, .. } => is_no_room(source),
+        Error::File { source } => is_no_room(&source.source),
+        _ => false,
+    }
+}
+
+fn is_no_room(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

@@ -3,6 +3,7 @@
 use crate::driver::{Driver, Use, from_snapshot, new_volume};
 use crate::share::volume_of;
 use crate::support::domain::write_at;
+use crate::support::small_share::SmallShare;
 use crate::world::{BLOCK, Disk, LENGTH, World, patiently};
 use std::path::Path;
 use strata::volume::steps::Step;
@@ -60,6 +61,22 @@ pub fn delete(step: Step) {
     world.dies(|driver| driver.delete(&disk.id));
     world.calm();
     patiently(|| world.driver.delete(&disk.id));
+    world.end(&[]);
+}
+
+/// Where not one byte is free a volume can still be deleted, and so makes room.
+pub fn delete_on_full_share(step: Step) {
+    let mut world = World::on_small_share();
+    // Nothing before the call comes to the step.
+    world.arm(step);
+    let mut disk = world.disk("pvc-gone", "qcow2");
+    world.write(&mut disk, 0..20, 1);
+    let root = world.dir.path().join("share");
+    SmallShare::fill_up(&root);
+    world.dies(|driver| driver.delete(&disk.id));
+    world.calm();
+    patiently(|| world.driver.delete(&disk.id));
+    std::fs::remove_file(root.join("filler")).unwrap();
     world.end(&[]);
 }
 

@@ -62,6 +62,7 @@ fn scenarios(step: Step) -> &'static [(&'static str, Scenario)] {
             ("flatten in use", points::flatten_attached),
         ],
         Step::VolumeMarkedDeleted | Step::VolumeRecordRemoved => &[("delete", lifecycle::delete)],
+        Step::DeleteMadeRoom => &[("full share", lifecycle::delete_on_full_share)],
         Step::SweepTrashed => {
             &[("delete", lifecycle::delete), ("with a snapshot", lifecycle::delete_with_snapshot)]
         }

@@ -20,6 +20,20 @@ impl SmallShare {
         let filler = std::fs::File::create(root.join("filler")).unwrap();
         rustix::fs::fallocate(&filler, rustix::fs::FallocateFlags::empty(), 0, free - left).unwrap();
     }
+
+    /// Takes every byte there is, those that are root's included.
+    pub fn fill_up(root: &Path) {
+        let filler = std::fs::File::create(root.join("filler")).unwrap();
+        let (mut at, mut step) = (0, 64 << 20);
+        while step >= 1024 {
+            match rustix::fs::fallocate(&filler, rustix::fs::FallocateFlags::empty(), at, step) {
+                Ok(()) => at += step,
+                Err(rustix::io::Errno::NOSPC) => step /= 2,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        filler.sync_all().unwrap();
+    }
 }
 
 impl Drop for SmallShare {
