@@ -3,6 +3,7 @@
 //!
 //! An entry fails by a panic: the reader's own, or of a property that must hold of all that it accepts.
 
+use sha2::{Digest, Sha256};
 use std::fmt::{Debug, Display};
 use std::io::Write;
 use std::os::fd::AsRawFd;
@@ -12,6 +13,7 @@ use strata::backup::format::{Compression, HashList, Manifest, Prefix, ZoneName};
 use strata::backup::store::RepositoryUrl;
 use strata::gluster::{ShareKey, Source};
 use strata::image::header;
+use strata::volume::delta_file::{Delta, block_count};
 use strata::volume::{NodeId, SnapshotHandle, SnapshotId, VolumeHandle, VolumeId, info_table, record};
 use uuid::Uuid;
 
@@ -21,6 +23,7 @@ pub type Entry = fn(&[u8]);
 /// Every entry point by the name of its corpus' folder.
 pub const TARGETS: &[(&str, Entry)] = &[
     ("codec", codec),
+    ("delta", delta),
     ("handles", handles),
     ("hashes", hashes),
     ("manifest", manifest),
@@ -134,6 +137,25 @@ fn volume_info(data: &[u8]) {
         assert!(name.starts_with("volume-") && !name.contains('/') && !name.contains(".."), "{name}");
     }
     assert_eq!(info_table::parse("volume.info", &info_table::encode(&table)).as_ref(), Ok(&table));
+}
+
+/// deltas/…: no block past the end of the disk. The checksum stops all guesses, so that the same with a right one is
+/// tried, too.
+fn delta(data: &[u8]) {
+    delta_as_it_is(data);
+    let Some(length) = data.len().checked_sub(32) else { return };
+    let mut sealed = data[..length].to_vec();
+    sealed.extend_from_slice(&Sha256::digest(&data[..length]));
+    delta_as_it_is(&sealed);
+}
+
+fn delta_as_it_is(data: &[u8]) {
+    let Ok(read) = Delta::decode(data) else { return };
+    assert_eq!(Delta::decode(&read.encode()).as_ref(), Ok(&read));
+    let end = block_count(read.to.size).expect("a disk that is too large is refused");
+    let changed = read.changed();
+    assert!(read.blocks.is_subset(&changed));
+    assert!(changed.max().is_none_or(|last| last < end), "{last:?} of {end}", last = changed.max());
 }
 
 /// The header of a qcow2 file, by every way that reads one.

@@ -9,6 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use strata::backup::format::{HashList, Manifest};
 use strata::image::header::Header;
+use strata::volume::delta_file::Delta;
 use strata::volume::{info_table, record};
 
 fn corpus() -> PathBuf {
@@ -60,6 +61,9 @@ fn the_corpus_has_inputs_that_are_accepted() {
     Manifest::parse(&entries::prefix(), &file("manifest/incremental")).unwrap();
     HashList::parse(&entries::prefix(), &file("hashes/two")).unwrap();
     record::decode(&file("record/volume")).unwrap();
+    for (name, blocks) in [("one", 1), ("table", 5000), ("runs", 300)] {
+        assert_eq!(Delta::decode(&file(&format!("delta/{name}"))).unwrap().blocks.len(), blocks);
+    }
     info_table::parse("volume.info", &file("volume_info/snapshots")).unwrap();
     assert_eq!(Header::read(&corpus().join("qcow2/over")).unwrap().backing_file.as_deref(), Some("base"));
 }

@@ -32,14 +32,15 @@ pub(super) const LONGEST: u64 = 65 << 20;
 
 /// A state that a volume was in: what a frozen layer holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct At {
+pub struct At {
     /// Whose folder the layer is, or was, in.
-    pub(super) volume: VolumeId,
-    pub(super) layer: LayerId,
+    pub volume: VolumeId,
+    /// The frozen layer.
+    pub layer: LayerId,
     /// The life of the volume that wrote it; a rebuilt record begins a new one.
-    pub(super) incarnation: Uuid,
+    pub incarnation: Uuid,
     /// Bytes.
-    pub(super) size: u64,
+    pub size: u64,
 }
 
 impl At {
@@ -50,23 +51,25 @@ impl At {
 
 /// What changed between two states.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Delta {
-    pub(super) from: At,
-    pub(super) to: At,
+pub struct Delta {
+    /// The earlier state.
+    pub from: At,
+    /// The later one.
+    pub to: At,
     /// Seconds since 1970.
-    pub(super) made_at: i64,
-    /// Blocks of [`GRAIN`] bytes that the later state wrote. What it has grown by is not among them.
-    pub(super) blocks: RoaringBitmap,
+    pub made_at: i64,
+    /// Blocks of 64 KiB that the later state wrote. What it has grown by is not among them.
+    pub blocks: RoaringBitmap,
 }
 
-/// The block after the last one of a disk; None for a disk that has too many.
-pub(super) fn block_count(size: u64) -> Option<u32> {
+/// The block after the last one of a disk of `size` bytes; None for a disk that has too many.
+pub fn block_count(size: u64) -> Option<u32> {
     u32::try_from(size.div_ceil(GRAIN)).ok()
 }
 
 impl Delta {
     /// Every block that may differ, growth included.
-    pub(super) fn changed(&self) -> RoaringBitmap {
+    pub fn changed(&self) -> RoaringBitmap {
         let mut blocks = self.blocks.clone();
         blocks.insert_range(grown(self.from.size.min(self.to.size), self.to.size));
         blocks
@@ -79,7 +82,8 @@ impl Delta {
         self.from = At { size, ..earlier.from };
     }
 
-    pub(super) fn encode(&self) -> Vec<u8> {
+    /// The file.
+    pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HEAD + self.blocks.serialized_size() + SUM);
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&VERSION.to_le_bytes());
@@ -99,7 +103,7 @@ impl Delta {
     }
 
     /// The error says what is wrong with it.
-    pub(super) fn decode(bytes: &[u8]) -> Result<Delta, String> {
+    pub fn decode(bytes: &[u8]) -> Result<Delta, String> {
         if bytes.len() < HEAD + SUM || &bytes[..8] != MAGIC {
             return Err("it is no delta, or cut off".to_owned());
         }
