@@ -1,5 +1,9 @@
 //! Memory does not grow with the volume. Alone in its process, so that the process' peak is this backup's.
 
+#[macro_use]
+#[path = "backup/forward.rs"]
+mod forward;
+
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use std::ops::Range;
@@ -7,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use strata::backup::format::VolumeMeta;
-use strata::backup::store::{ObjectBacked, ObjectInfo, ObjectWriter, Store, StoreError};
+use strata::backup::store::{ObjectBacked, ObjectInfo, Store, StoreError};
 use strata::backup::{
     Cancel, Changed, CreateOptions, DataPoint, Engine, ParentChoice, Progress, SnapshotSource,
 };
@@ -71,9 +75,8 @@ struct Counting {
 }
 
 impl Store for Counting {
-    fn ensure(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.files.ensure()
-    }
+    forward!(files: ensure get get_range begin delete);
+
     fn put<'a>(&'a self, key: &'a str, body: Bytes) -> BoxFuture<'a, Result<(), StoreError>> {
         if key.ends_with("_metadata") {
             return self.files.put(key, body);
@@ -81,18 +84,6 @@ impl Store for Counting {
         let info = ObjectInfo { key: key.to_owned(), size: body.len() as u64, modified: Default::default() };
         self.chunks.lock().unwrap().push(info);
         Box::pin(async { Ok(()) })
-    }
-    fn get<'a>(&'a self, key: &'a str, limit: u64) -> BoxFuture<'a, Result<Bytes, StoreError>> {
-        self.files.get(key, limit)
-    }
-    fn get_range<'a>(&'a self, key: &'a str, range: Range<u64>) -> BoxFuture<'a, Result<Bytes, StoreError>> {
-        self.files.get_range(key, range)
-    }
-    fn begin<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Box<dyn ObjectWriter>, StoreError>> {
-        self.files.begin(key)
-    }
-    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.files.delete(key)
     }
     fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<ObjectInfo>, StoreError>> {
         Box::pin(async move {

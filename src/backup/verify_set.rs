@@ -94,7 +94,9 @@ impl Family {
         let mut damage = self.listing(id, set, manifest);
         match manifest.parent {
             Some(parent) if !self.by_id.contains_key(&parent) => {
-                damage.push(of_manifest(format!("it needs backup {parent}, which is not there")));
+                let reason =
+                    format!("it needs backup {parent}, which is not among the backups of this volume");
+                damage.push(of_manifest(reason));
             }
             Some(parent) if self.manifest(parent).is_none() => {
                 damage.push(of_manifest(format!("it needs backup {parent}, whose manifest cannot be read")));

@@ -5,7 +5,10 @@ use rstest::rstest;
 use serde_json::{Value, json};
 use std::fs::{self, File};
 use strata::backup::format::Compression;
-use strata::backup::{BackupError, CreateReport, ErrorKind, ParentChoice};
+use strata::backup::{
+    BackupError, Cancel, CreateReport, Damage as Found, ErrorKind, Limits, ParentChoice, Progress,
+    VerifyOptions, Which,
+};
 use strata::image::Format;
 use uuid::Uuid;
 
@@ -89,6 +92,11 @@ const MANIFEST: Damage =
 const CHAIN: Damage = Damage { object: "", seen: Seen::Chain, ..MANIFEST };
 const HASHES: Damage = Damage { of: 2, object: "_sha256file", seen: Seen::Hashes, ..MANIFEST };
 
+/// The object's name, and one of the words between bars.
+fn right_words(text: &str, key: &str, says: &str) -> bool {
+    text.contains(key) && says.split('|').any(|words| text.contains(words))
+}
+
 #[rstest]
 #[case::later_version(Damage {
     says: "version \"2.0.0\"; this program reads 1.0.0: use a newer one",
@@ -148,18 +156,18 @@ const HASHES: Damage = Damage { of: 2, object: "_sha256file", seen: Seen::Hashes
 #[case::parent_that_is_no_id(Damage {
     says: "no UUID", done: |w| w.edit(1, "_metadata", |m| m["parent_id"] = json!("../x")), ..MANIFEST })]
 #[case::parent_of_another_volume(Damage {
-    says: "is a backup of volume",
+    says: "is a backup of volume|not among the backups of this volume",
     done: |w| w.edit(1, "_metadata", |m| m["parent_id"] = json!(w.other.backup_id)), ..CHAIN })]
 #[case::parent_that_is_nowhere(Damage {
-    says: "which is not in the repository",
+    says: "which is not in the repository|not among the backups of this volume",
     done: |w| w.edit(1, "_metadata", |m| m["parent_id"] = json!(Uuid::nil())), ..CHAIN })]
 #[case::cycle(Damage {
-    of: 0, says: "is its own ancestor",
+    of: 0, says: "is its own ancestor|go round",
     done: |w| w.edit(0, "_metadata", |m| m["parent_id"] = json!(w.chain[2].backup_id)), ..CHAIN })]
 #[case::foreign_object(Damage {
-    object: "-00001.bak", says: "remove it from the repository", done: |w| w.write(1, "-00001.bak", "mine"), ..CHAIN })]
+    object: "-00001.bak", says: "remove it from the repository|the manifest does not name it", done: |w| w.write(1, "-00001.bak", "mine"), ..CHAIN })]
 #[case::chunk_is_gone(Damage {
-    object: "-00001", says: "bring it back|--damaged zero", done: |w| fs::remove_file(w.repository.file(&w.key(1, "-00001"))).unwrap(), ..CHAIN })]
+    object: "-00001", says: "bring it back|--damaged zero|it is missing", done: |w| fs::remove_file(w.repository.file(&w.key(1, "-00001"))).unwrap(), ..CHAIN })]
 #[case::chunk_of_more_bytes(Damage {
     object: "-00001", says: "can be right|larger than it can be", done: |w| w.write(1, "-00001", vec![0; 50_000]), ..CHAIN })]
 #[case::beyond_the_volume(Damage {
@@ -188,10 +196,7 @@ async fn each_verb_stands_a_damaged_set(#[case] damage: Damage) {
     let key = if object.is_empty() { String::new() } else { world.key(of, object) };
     let engine = &world.repository.engine;
     let newest = world.chain[2].backup_id;
-    let right = |text: &str| {
-        let says_it = says.split('|').any(|words| text.contains(words));
-        assert!(text.contains(&key) && says_it, "{key}, {says}: {text}");
-    };
+    let right = |text: &str| assert!(right_words(text, &key, says), "{key}, {says}: {text}");
 
     // The list has all, and says which one is damaged.
     let listed = engine.list(None).await.unwrap();
@@ -208,6 +213,21 @@ async fn each_verb_stands_a_damaged_set(#[case] damage: Damage) {
             info.damage.iter().for_each(|text| right(text));
         }
     }
+
+    // So does who looks at every byte; and what does not rest on it is good.
+    let verify = async |which| {
+        let options = VerifyOptions { which, data: 1.0, seed: 1, limits: Limits::default() };
+        engine.verify(&options, &Progress::default(), &Cancel::never()).await.unwrap()
+    };
+    let found = verify(Which::All).await;
+    assert!(!found.good && !found.damage.is_empty(), "{found:?}");
+    for damage in &found.damage {
+        assert!(!damage.affects.contains(&world.other.backup_id), "{damage:?}");
+    }
+    let tells = |found: &Found| right_words(&format!("{}: {}", found.object, found.reason), &key, says);
+    assert!(found.damage.iter().any(tells), "{key}, {says}: {:?}", found.damage);
+    assert!(verify(Which::Backup(world.other.backup_id)).await.good);
+    assert!(!verify(Which::Backup(newest)).await.good);
 
     // What rests on it is refused in words; what does not, is whole.
     let shown = engine.show(newest).await;

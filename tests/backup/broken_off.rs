@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use strata::backup::store::{ObjectInfo, ObjectWriter, Store, StoreError};
+use strata::backup::store::{ObjectWriter, Store, StoreError};
 use strata::backup::{
     BackupError, Cancel, Canceller, Engine, ErrorKind, ParentChoice, Progress, SnapshotSource,
 };
@@ -176,9 +176,8 @@ impl ObjectWriter for RacedWriter {
 }
 
 impl Store for Raced {
-    fn ensure(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.store.ensure()
-    }
+    forward!(store: ensure get get_range list);
+
     fn put<'a>(&'a self, key: &'a str, body: Body) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
             self.store.put(key, body).await?;
@@ -188,12 +187,6 @@ impl Store for Raced {
                 _ => Ok(()),
             }
         })
-    }
-    fn get<'a>(&'a self, key: &'a str, limit: u64) -> BoxFuture<'a, Result<Body, StoreError>> {
-        self.store.get(key, limit)
-    }
-    fn get_range<'a>(&'a self, key: &'a str, range: Range<u64>) -> BoxFuture<'a, Result<Body, StoreError>> {
-        self.store.get_range(key, range)
     }
     fn begin<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Box<dyn ObjectWriter>, StoreError>> {
         Box::pin(async move {
@@ -212,9 +205,6 @@ impl Store for Raced {
                 _ => Ok(()),
             }
         })
-    }
-    fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<ObjectInfo>, StoreError>> {
-        self.store.list(prefix)
     }
 }
 

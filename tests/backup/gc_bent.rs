@@ -4,9 +4,8 @@ use crate::util::{Repository, create, noise, small};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp, ToSpan};
-use std::ops::Range;
 use std::sync::{Arc, Mutex};
-use strata::backup::store::{ObjectInfo, ObjectWriter, Store, StoreError, Unfinished};
+use strata::backup::store::{ObjectInfo, Store, StoreError, Unfinished};
 use strata::backup::{Cancel, CreateReport, Engine, GcClock, GcKind, GcOptions, GcReport, ParentChoice};
 use uuid::Uuid;
 
@@ -49,9 +48,8 @@ fn refused(operation: &'static str, key: &str) -> StoreError {
 }
 
 impl Store for Bent {
-    fn ensure(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.inner.ensure()
-    }
+    forward!(inner: ensure get_range begin);
+
     fn put<'a>(&'a self, key: &'a str, body: Bytes) -> BoxFuture<'a, Result<(), StoreError>> {
         if self.no_put { Box::pin(async { Err(refused("writing", key)) }) } else { self.inner.put(key, body) }
     }
@@ -62,12 +60,6 @@ impl Store for Bent {
             }
             self.inner.get(key, limit).await
         })
-    }
-    fn get_range<'a>(&'a self, key: &'a str, range: Range<u64>) -> BoxFuture<'a, Result<Bytes, StoreError>> {
-        self.inner.get_range(key, range)
-    }
-    fn begin<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Box<dyn ObjectWriter>, StoreError>> {
-        self.inner.begin(key)
     }
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
         if self.no_delete {

@@ -1,6 +1,9 @@
 //! The backup engine, from outside: against what Cinder wrote, over each kind of store, and through
 //! the command line.
 
+#[macro_use]
+mod forward;
+
 mod bad_input;
 mod broken_off;
 mod cinder;
@@ -12,7 +15,11 @@ mod export;
 mod gc;
 mod gc_bent;
 mod meddled;
+mod on_share;
 mod prune;
+#[path = "../model/random.rs"]
+#[allow(dead_code)]
+mod random;
 mod rebase;
 mod repair;
 mod restore;

@@ -5,9 +5,8 @@ use crate::util::{Repository, noise, small};
 use bytes::Bytes as Body;
 use futures::future::BoxFuture;
 use std::fmt::{Debug, Formatter};
-use std::ops::Range;
 use std::sync::{Arc, Mutex};
-use strata::backup::store::{ObjectInfo, ObjectWriter, Store, StoreError};
+use strata::backup::store::{Store, StoreError};
 use strata::backup::{
     BackupError, Cancel, Changed, CreateOptions, CreateReport, Engine, ParentChoice, Progress, Resume,
 };
@@ -42,9 +41,8 @@ impl Meddled {
 }
 
 impl Store for Meddled {
-    fn ensure(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.store.ensure()
-    }
+    forward!(store: ensure get get_range begin delete list);
+
     fn put<'a>(&'a self, key: &'a str, body: Body) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
             let due = if key.ends_with(self.end) { self.deed.lock().unwrap().take() } else { None };
@@ -53,21 +51,6 @@ impl Store for Meddled {
             }
             self.store.put(key, body).await
         })
-    }
-    fn get<'a>(&'a self, key: &'a str, limit: u64) -> BoxFuture<'a, Result<Body, StoreError>> {
-        self.store.get(key, limit)
-    }
-    fn get_range<'a>(&'a self, key: &'a str, range: Range<u64>) -> BoxFuture<'a, Result<Body, StoreError>> {
-        self.store.get_range(key, range)
-    }
-    fn begin<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Box<dyn ObjectWriter>, StoreError>> {
-        self.store.begin(key)
-    }
-    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.store.delete(key)
-    }
-    fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<ObjectInfo>, StoreError>> {
-        self.store.list(prefix)
     }
 }
 

@@ -5,7 +5,6 @@ use bytes::Bytes as Body;
 use futures::future::BoxFuture;
 use proptest::prelude::*;
 use std::fmt::{Debug, Formatter};
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use strata::backup::format::Compression;
@@ -176,20 +175,13 @@ impl ObjectWriter for DyingWriter {
 }
 
 impl Store for Dying {
-    fn ensure(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.store.ensure()
-    }
+    forward!(store: ensure get get_range list);
+
     fn put<'a>(&'a self, key: &'a str, body: Body) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
             self.step()?;
             self.store.put(key, body).await
         })
-    }
-    fn get<'a>(&'a self, key: &'a str, limit: u64) -> BoxFuture<'a, Result<Body, StoreError>> {
-        self.store.get(key, limit)
-    }
-    fn get_range<'a>(&'a self, key: &'a str, range: Range<u64>) -> BoxFuture<'a, Result<Body, StoreError>> {
-        self.store.get_range(key, range)
     }
     fn begin<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Box<dyn ObjectWriter>, StoreError>> {
         Box::pin(async move {
@@ -202,9 +194,6 @@ impl Store for Dying {
             self.step()?;
             self.store.delete(key).await
         })
-    }
-    fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<ObjectInfo>, StoreError>> {
-        self.store.list(prefix)
     }
 }
 

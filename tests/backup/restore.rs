@@ -12,7 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use strata::backup::format::Compression;
-use strata::backup::store::{ObjectBacked, ObjectInfo, ObjectWriter, S3Options, Store, StoreError};
+use strata::backup::store::{ObjectBacked, S3Options, Store, StoreError};
 use strata::backup::{
     BackupError, Cancel, Canceller, CreateOptions, Damaged, Engine, ErrorKind, Limits, ParentChoice,
     Progress, RestoreOptions, RestoreReport,
@@ -50,28 +50,12 @@ impl Counting {
 }
 
 impl Store for Counting {
-    fn ensure(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.store.ensure()
-    }
-    fn put<'a>(&'a self, key: &'a str, body: Body) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.store.put(key, body)
-    }
+    forward!(store: ensure put get_range begin delete list);
+
     fn get<'a>(&'a self, key: &'a str, limit: u64) -> BoxFuture<'a, Result<Body, StoreError>> {
         *self.fetched.lock().unwrap().entry(key.to_owned()).or_default() += 1;
         (self.at)(self.chunks().len(), key);
         self.store.get(key, limit)
-    }
-    fn get_range<'a>(&'a self, key: &'a str, range: Range<u64>) -> BoxFuture<'a, Result<Body, StoreError>> {
-        self.store.get_range(key, range)
-    }
-    fn begin<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Box<dyn ObjectWriter>, StoreError>> {
-        self.store.begin(key)
-    }
-    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.store.delete(key)
-    }
-    fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<ObjectInfo>, StoreError>> {
-        self.store.list(prefix)
     }
 }
 

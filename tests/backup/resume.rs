@@ -4,10 +4,9 @@ use crate::delta::Recorded;
 use crate::util::{Repository, noise, small};
 use bytes::Bytes as Body;
 use futures::future::BoxFuture;
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use strata::backup::store::{ObjectInfo, ObjectWriter, Store, StoreError};
+use strata::backup::store::{Store, StoreError};
 use strata::backup::{
     BackupError, Cancel, Canceller, Changed, CreateOptions, Engine, ErrorKind, ParentChoice, Progress, Resume,
 };
@@ -29,9 +28,8 @@ impl Failing {
 }
 
 impl Store for Failing {
-    fn ensure(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.store.ensure()
-    }
+    forward!(store: ensure get get_range begin delete list);
+
     fn put<'a>(&'a self, key: &'a str, body: Body) -> BoxFuture<'a, Result<(), StoreError>> {
         let left = self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
         Box::pin(async move {
@@ -42,21 +40,6 @@ impl Store for Failing {
             self.put.fetch_add(1, Ordering::SeqCst);
             self.store.put(key, body).await
         })
-    }
-    fn get<'a>(&'a self, key: &'a str, limit: u64) -> BoxFuture<'a, Result<Body, StoreError>> {
-        self.store.get(key, limit)
-    }
-    fn get_range<'a>(&'a self, key: &'a str, range: Range<u64>) -> BoxFuture<'a, Result<Body, StoreError>> {
-        self.store.get_range(key, range)
-    }
-    fn begin<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Box<dyn ObjectWriter>, StoreError>> {
-        self.store.begin(key)
-    }
-    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.store.delete(key)
-    }
-    fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<ObjectInfo>, StoreError>> {
-        self.store.list(prefix)
     }
 }
 

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use strata::backup::store::{LocalStore, ObjectInfo, ObjectWriter, Store, StoreError};
+use strata::backup::store::{LocalStore, Store, StoreError};
 use strata::backup::{BackupError, Cancel, Engine, ParentChoice, Progress};
 use strata::image::Format;
 use uuid::Uuid;
@@ -29,26 +29,13 @@ impl Counting {
 }
 
 impl Store for Counting {
-    fn ensure(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.inner.ensure()
-    }
-    fn put<'a>(&'a self, key: &'a str, body: Bytes) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.inner.put(key, body)
-    }
+    forward!(inner: ensure put begin delete list);
+
     fn get<'a>(&'a self, key: &'a str, limit: u64) -> BoxFuture<'a, Result<Bytes, StoreError>> {
         Box::pin(async move { self.counted(self.inner.get(key, limit).await) })
     }
     fn get_range<'a>(&'a self, key: &'a str, range: Range<u64>) -> BoxFuture<'a, Result<Bytes, StoreError>> {
         Box::pin(async move { self.counted(self.inner.get_range(key, range).await) })
-    }
-    fn begin<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Box<dyn ObjectWriter>, StoreError>> {
-        self.inner.begin(key)
-    }
-    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.inner.delete(key)
-    }
-    fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<ObjectInfo>, StoreError>> {
-        self.inner.list(prefix)
     }
 }
 
