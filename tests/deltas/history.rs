@@ -14,42 +14,42 @@ use strata::volume::*;
 const PAGE: u64 = 4096;
 
 /// Values of pages of 4 KiB; what is not here is zeros.
-type Content = BTreeMap<u64, u8>;
+pub type Content = BTreeMap<u64, u8>;
 
 /// A frozen state, in the tree of all of them.
-struct Point {
-    state: StateId,
+pub struct Point {
+    pub state: StateId,
     /// The point before, and the clusters that were written since.
     before: Option<usize>,
     written: BTreeSet<u64>,
-    content: Content,
-    size: u64,
+    pub content: Content,
+    pub size: u64,
     /// None once it is deleted, or if it never had a name.
-    snapshot: Option<SnapshotHandle>,
+    pub snapshot: Option<SnapshotHandle>,
 }
 
-struct Volume {
-    id: VolumeId,
+pub struct Volume {
+    pub id: VolumeId,
     /// The last point of it.
     last: Option<usize>,
     written: BTreeSet<u64>,
-    content: Content,
-    size: u64,
+    pub content: Content,
+    pub size: u64,
     device: Option<PathBuf>,
 }
 
-struct History {
-    domain: Domain,
-    random: Random,
-    volumes: Vec<Volume>,
-    points: Vec<Point>,
+pub struct History {
+    pub domain: Domain,
+    pub random: Random,
+    pub volumes: Vec<Volume>,
+    pub points: Vec<Point>,
     names: usize,
     /// Answers that were held against the model.
     asked: usize,
 }
 
 impl History {
-    fn new(seed: u64) -> History {
+    pub fn new(seed: u64) -> History {
         let domain = Domain::with(Policy { soft_depth: 6, ..Policy::default() });
         let kind = if seed.is_multiple_of(2) { VolumeKind::Qcow2 } else { VolumeKind::RawSparse };
         let id = domain.create("pvc-0", kind);
@@ -153,7 +153,7 @@ impl History {
         self.freeze(which, state, Some(handle));
     }
 
-    fn living(&self) -> Vec<usize> {
+    pub fn living(&self) -> Vec<usize> {
         (0..self.points.len()).filter(|point| self.points[*point].snapshot.is_some()).collect()
     }
 
@@ -208,7 +208,7 @@ impl History {
         }
     }
 
-    fn attach_or_detach(&mut self, which: usize) {
+    pub fn attach_or_detach(&mut self, which: usize) {
         let volume = &mut self.volumes[which];
         match volume.device.take() {
             Some(_) => self.domain.detach(volume.id),
@@ -216,8 +216,16 @@ impl History {
         }
     }
 
+    pub fn detach_all(&mut self) {
+        for which in 0..self.volumes.len() {
+            if self.volumes[which].device.is_some() {
+                self.attach_or_detach(which);
+            }
+        }
+    }
+
     /// The way from a point back, itself first.
-    fn way(&self, point: usize) -> Vec<usize> {
+    pub fn way(&self, point: usize) -> Vec<usize> {
         std::iter::successors(Some(point), |point| self.points[*point].before).collect()
     }
 
@@ -287,7 +295,7 @@ impl History {
         self.domain.volumes = Volumes::new(share, tools);
     }
 
-    fn step(&mut self) {
+    pub fn step(&mut self) {
         let which = self.random.below(self.volumes.len());
         match self.random.below(20) {
             0..=5 => self.write(which),
@@ -317,11 +325,7 @@ fn whatever_changed_is_told_and_nothing_else(#[values(1, 2, 3)] seed: u64) {
     for _ in 0..45 {
         history.step();
     }
-    for which in 0..history.volumes.len() {
-        if history.volumes[which].device.is_some() {
-            history.attach_or_detach(which);
-        }
-    }
+    history.detach_all();
     for which in 0..history.volumes.len() {
         tidy(&history.domain, history.volumes[which].id);
         let report = history.domain.volumes.inspect(history.volumes[which].id).unwrap();
