@@ -19,7 +19,7 @@ demo: packages ## The whole job on real parts: GlusterFS, snapshots, backup, res
 test: packages $(if $(CI),lint) ## Builds and runs every test; T="name …" for some test programs
 	scripts/run-tests $(T)
 
-test-stores: packages ## The contract of stores over more servers: ENDPOINT=URL and AWS_* for one that you have
+test-stores: packages ## The tests of stores, over moto and Ceph RGW too; ENDPOINT=URL and AWS_* for a server that you have
 	scripts/run-store-tests $(ENDPOINT)
 
 sanity: packages ## csi-sanity against a real driver: make sanity CSI_SANITY=/path/to/csi-sanity

@@ -22,10 +22,19 @@ pub struct S3Server {
 
 impl S3Server {
     pub fn start() -> S3Server {
+        S3Server::with_keys([(ACCESS_KEY.to_owned(), SECRET_KEY.to_owned())])
+    }
+
+    /// For several users.
+    pub fn with_keys(keys: impl IntoIterator<Item = (String, String)>) -> S3Server {
         let folder = tempfile::tempdir().unwrap();
         let service = {
             let mut builder = S3ServiceBuilder::new(FileSystem::new(folder.path()).unwrap());
-            builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+            let mut auth = SimpleAuth::new();
+            for (id, secret) in keys {
+                auth.register(id, secret.into());
+            }
+            builder.set_auth(auth);
             builder.build()
         };
         let runtime =

@@ -127,6 +127,21 @@ async fn race(store: &dyn Store, key: &str, exact: bool) {
     store.delete(key).await.unwrap();
 }
 
+/// An upload whose writer died is told and removed.
+pub async fn unfinished(store: &dyn Store) {
+    let mut writer = store.begin("volume_a/1").await.unwrap();
+    for _ in 0..3 {
+        writer.write(Bytes::from(vec![1; 5 << 20])).await.unwrap();
+    }
+    drop(writer);
+    let left = store.unfinished().await.unwrap();
+    assert_eq!(left.len(), 1, "{left:?}");
+    assert_eq!(left[0].key, "volume_a/1");
+    store.remove_unfinished(&left[0]).await.unwrap();
+    store.remove_unfinished(&left[0]).await.unwrap();
+    assert_eq!(store.unfinished().await.unwrap(), vec![]);
+}
+
 /// The whole job over a store: full, incremental, both restored.
 pub async fn job(store: Arc<dyn Store>) {
     let engine = Engine::new(store);

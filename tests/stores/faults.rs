@@ -40,7 +40,11 @@ async fn a_fault_that_passes_is_not_seen(#[case] fault: Fault) {
     let data = data();
     let report = create(&engine, &data, &small(Uuid::new_v4(), ParentChoice::None)).await.unwrap();
     assert!(restored(&engine, report.backup_id).await == data);
+    engine.delete(report.backup_id).await.unwrap();
+    assert_eq!(store(&server.endpoint).list("").await.unwrap(), vec![]);
     assert!(faulty.seen().iter().any(|r| r.before > 0), "no request was made twice");
+    let removed_twice = faulty.seen().iter().any(|r| r.before > 0 && r.method == "DELETE");
+    assert!(removed_twice || fault == Fault::Truncate, "no removal was asked for twice");
 }
 
 /// An object whose making was acknowledged to nobody is ours when we look again.

@@ -2,11 +2,15 @@
 
 mod contract;
 mod directory;
+mod endpoint;
 mod faults;
 mod faulty;
+mod giver;
 mod kinds;
+mod mended;
 mod moto;
 mod requests;
+mod roles;
 #[path = "../backup/s3_server.rs"]
 mod s3_server;
 #[path = "../backup/util.rs"]

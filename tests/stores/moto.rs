@@ -1,7 +1,8 @@
 //! The contract over moto's server: exact where other servers are not, and with a certificate.
 
-use crate::contract::{contract, job};
-use crate::requests::options;
+use crate::contract::{contract, job, unfinished};
+use crate::mended::mended;
+use crate::requests::patient;
 use bytes::Bytes;
 use jiff::{Timestamp, ToSpan};
 use object_store::aws::AmazonS3Builder;
@@ -50,11 +51,6 @@ impl Drop for Moto {
     }
 }
 
-/// A slow interpreter on a busy machine is no stalled store.
-fn patient(endpoint: &str) -> S3Options {
-    S3Options { timeouts: Default::default(), ..options(endpoint) }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn moto_keeps_the_contract_and_is_found_exact() {
     let moto = Moto::start(&[]);
@@ -64,24 +60,10 @@ async fn moto_keeps_the_contract_and_is_found_exact() {
     assert_eq!(store.exclusive().await.unwrap(), Exclusive::Honoured);
     unfinished(&store).await;
     others_uploads(&options).await;
-    job(Arc::new(store)).await;
+    job(Arc::new(store.clone())).await;
+    mended(Arc::new(store)).await;
     let whole = ObjectBacked::s3("bucket", "", &options).unwrap();
     assert_eq!(whole.list("").await.unwrap(), vec![], "the probe left something");
-}
-
-/// An upload whose writer died is told and removed.
-async fn unfinished(store: &ObjectBacked) {
-    let mut writer = store.begin("volume_a/1").await.unwrap();
-    for _ in 0..3 {
-        writer.write(Bytes::from(vec![1; 5 << 20])).await.unwrap();
-    }
-    drop(writer);
-    let left = store.unfinished().await.unwrap();
-    assert_eq!(left.len(), 1, "{left:?}");
-    assert_eq!(left[0].key, "volume_a/1");
-    store.remove_unfinished(&left[0]).await.unwrap();
-    store.remove_unfinished(&left[0]).await.unwrap();
-    assert_eq!(store.unfinished().await.unwrap(), vec![]);
 }
 
 /// Another program sends an object in parts into the repository's folder; this server dates each upload in 2010.
@@ -148,20 +130,4 @@ async fn a_private_certificate_is_trusted_when_told_to() {
 fn openssl(arguments: &[&str]) {
     let done = Command::new("openssl").args(arguments).output().unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-}
-
-/// Any server, for `make test-stores`: STRATA_TEST_ENDPOINT, STRATA_TEST_BUCKET (made when missing, used under
-/// a prefix of its own) and the AWS_* variables.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a server: make test-stores ENDPOINT=URL"]
-async fn the_endpoint_given_keeps_the_contract() {
-    let endpoint = std::env::var("STRATA_TEST_ENDPOINT").expect("STRATA_TEST_ENDPOINT is not set");
-    let bucket = std::env::var("STRATA_TEST_BUCKET").unwrap_or_else(|_| "strata-test".to_owned());
-    let options = S3Options { endpoint: Some(endpoint), ..S3Options::default() };
-    let prefix = format!("contract-{}", uuid::Uuid::new_v4());
-    let store = ObjectBacked::s3(&bucket, &prefix, &options).unwrap();
-    contract(&store).await;
-    println!("exclusive create: {:?}", store.exclusive().await.unwrap());
-    unfinished(&store).await;
-    job(Arc::new(store)).await;
 }

@@ -20,6 +20,11 @@ pub fn options(endpoint: &str) -> S3Options {
     }
 }
 
+/// For a server that may be slow: a busy machine is no stalled store.
+pub fn patient(endpoint: &str) -> S3Options {
+    S3Options { timeouts: Timeouts::default(), ..options(endpoint) }
+}
+
 pub fn store(endpoint: &str) -> ObjectBacked {
     ObjectBacked::s3("bucket", "", &options(endpoint)).unwrap()
 }

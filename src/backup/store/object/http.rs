@@ -111,8 +111,10 @@ impl HttpService for Watched {
 impl Watched {
     async fn exchange(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let (parts, body) = request.into_parts();
-        // Its second try is answered "is there already" if the first one landed, and then looked into.
-        let harmless = parts.method == Method::PUT && parts.headers.contains_key(IF_NONE_MATCH);
+        // The second try of a conditional write is answered "is there already" if the first one landed, and then
+        // looked into; that of a removal finds nothing to remove.
+        let conditional = parts.method == Method::PUT && parts.headers.contains_key(IF_NONE_MATCH);
+        let harmless = conditional || parts.method == Method::DELETE;
         let length = body.content_length() as u64;
         let moved = Arc::new(Moved::new());
         let url = reqwest::Url::parse(&parts.uri.to_string())

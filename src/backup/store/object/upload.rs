@@ -50,7 +50,11 @@ impl Upload {
     /// Removes what was sent.
     pub async fn abort(self) -> Result<(), StoreError> {
         let Upload { store, key, parts, .. } = self;
-        parts.abort().await.map_err(|e| store.error("breaking off the upload of", &key, e))
+        match parts.abort().await {
+            // Not there: an earlier try, whose answer was lost, has done it.
+            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
+            Err(e) => Err(store.error("breaking off the upload of", &key, e)),
+        }
     }
 }
 
