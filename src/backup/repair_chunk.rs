@@ -5,8 +5,7 @@ use super::error::BackupError;
 use super::format::{Digest, Extent, Manifest, digest_of, md5_hex, zero_digest};
 use super::hash_reader::HashReader;
 use super::repair::{backup_word, nearest, touching};
-use super::restore::budget::Budget;
-use super::restore::check::{Chunk, memory_of, push_range, unpack};
+use super::restore::check::push_range;
 use super::restore::run::ranges_text;
 use super::store::StoreError;
 use super::verify_set::Family;
@@ -127,15 +126,14 @@ async fn pack(extent: Extent, data: Vec<u8>, from: Vec<String>) -> Result<Rebuil
 }
 
 /// The bytes of an object, whatever they are worth; nothing when they cannot be unpacked.
-async fn fetch(engine: &Engine, extent: &Extent) -> Result<Option<Chunk>, BackupError> {
+async fn fetch(engine: &Engine, extent: &Extent) -> Result<Option<Vec<u8>>, BackupError> {
     let stored = match engine.store.get(&extent.key, extent.length).await {
         Ok(stored) => stored,
         Err(StoreError::Missing { .. } | StoreError::TooLarge { .. }) => return Ok(None),
         Err(e) => return Err(e.into()),
     };
-    let held = Budget::new(u64::MAX).take(memory_of(extent, stored.len() as u64)).await;
-    let extent = extent.clone();
-    blocking(move || Ok(unpack(&extent, stored, &held).ok())).await
+    let (compression, length) = (extent.compression, extent.length);
+    blocking(move || Ok(compression.decompress(&stored, length).ok())).await
 }
 
 impl Puzzle {
@@ -177,7 +175,7 @@ impl Puzzle {
         .await
     }
 
-    async fn take(mut self, chunk: Chunk, offset: u64, from: String) -> Result<Puzzle, BackupError> {
+    async fn take(mut self, chunk: Vec<u8>, offset: u64, from: String) -> Result<Puzzle, BackupError> {
         blocking(move || {
             self.fill(&chunk, offset, from);
             Ok(self)

@@ -3,10 +3,11 @@
 use super::catalog::Chain;
 use super::engine::Engine;
 use super::error::BackupError;
-use super::format::{Digest, HashList, digest_of};
+use super::format::{Digest, HashList};
 use super::hash_reader::HashReader;
 use super::repair::{RepairOptions, nearest};
 use super::restore::check::{Fault, Job};
+use super::restore::chunk::Chunk;
 use super::restore::flow::{Flow, Sink};
 use super::restore::plan::fold;
 use super::verify_set::Family;
@@ -26,11 +27,15 @@ struct Hashing {
 }
 
 impl Sink for Hashing {
-    fn take(&self, job: &Job, data: &[u8]) -> Result<(), BackupError> {
-        for part in self.parts.get(&job.extent.key).into_iter().flatten() {
-            let bytes =
-                &data[(part.start - job.extent.offset) as usize..(part.end - job.extent.offset) as usize];
-            let found: Vec<Digest> = bytes.chunks(self.block as usize).map(digest_of).collect();
+    fn wants<'a>(&'a self, job: &'a Job) -> &'a [Range<u64>] {
+        self.parts.get(&job.extent.key).map_or(&[], Vec::as_slice)
+    }
+
+    fn take(&self, job: &Job, chunk: &Chunk) -> Result<(), BackupError> {
+        for part in self.wants(job) {
+            let blocks = (part.start..part.end).step_by(self.block as usize);
+            let found: Vec<Digest> =
+                blocks.map(|start| chunk.digest(&(start..part.end.min(start + self.block)))).collect();
             let first = (part.start / self.block) as usize;
             let mut digests = self.digests.lock().unwrap_or_else(PoisonError::into_inner);
             digests[first..first + found.len()].copy_from_slice(&found);
@@ -127,7 +132,8 @@ async fn hash_all(
     let digests = Mutex::new(vec![[0; 32]; plan.size.div_ceil(block) as usize]);
     let taken = plan.fetches.iter_mut().map(|f| (f.extent.key.clone(), std::mem::take(&mut f.parts)));
     let sink = Arc::new(Hashing { parts: taken.collect(), block, digests });
-    let mut flow = Flow::new(Arc::clone(&engine.store), Arc::clone(&sink), options.limits, progress, cancel);
+    let mut flow =
+        Flow::new(Arc::clone(&engine.store), Arc::clone(&sink), options.limits, 0, progress, cancel);
     let mut fed = Ok(());
     for fetch in plan.fetches {
         let Some(stored) = fetch.stored else {

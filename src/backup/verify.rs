@@ -7,6 +7,7 @@ use super::error::{BackupError, ChangedSnafu, IncompleteSnafu, NoSuchBackupSnafu
 use super::format::{Extent, Manifest};
 use super::restore::changed::gone;
 use super::restore::check::{Fault, Job};
+use super::restore::chunk::Chunk;
 use super::restore::flow::{Flow, Sink, Tally};
 use super::verify_read::verify_family;
 use super::verify_set::Family;
@@ -16,6 +17,7 @@ use serde::Serialize;
 use snafu::{OptionExt, ensure};
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use uuid::Uuid;
@@ -110,7 +112,11 @@ impl Findings {
 }
 
 impl Sink for Findings {
-    fn take(&self, job: &Job, _: &[u8]) -> Result<(), BackupError> {
+    fn wants<'a>(&'a self, _: &'a Job) -> &'a [Range<u64>] {
+        &[]
+    }
+
+    fn take(&self, job: &Job, _: &Chunk) -> Result<(), BackupError> {
         self.count(job);
         Ok(())
     }
@@ -172,7 +178,8 @@ impl Engine {
             progress.set_total(total);
             let findings = Arc::new(Findings { progress: progress.clone(), ..Findings::default() });
             let store = Arc::clone(&self.store);
-            let mut flow = Flow::new(store, Arc::clone(&findings), options.limits, progress, cancel);
+            let mut flow =
+                Flow::new(store, Arc::clone(&findings), options.limits, family.memory(), progress, cancel);
             let read = verify_family(&catalog, &family, &wanted, &mut flow, &sampled).await;
             let (read, damage) = match read {
                 Ok(damage) => (Ok(()), damage),

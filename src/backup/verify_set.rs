@@ -51,6 +51,17 @@ impl Family {
         }
     }
 
+    /// What it takes in memory, about: the names, once in the listing and once in a manifest, and what is beside them.
+    pub fn memory(&self) -> u64 {
+        const EACH: usize = 128;
+        let of = |(set, manifest): &Member| {
+            let listed = set.objects.iter().map(|object| object.key.len() + EACH).sum::<usize>();
+            let named = manifest.iter().flat_map(|m| &m.extents).map(|extent| extent.key.len() + 2 * EACH);
+            (listed + named.sum::<usize>()) as u64
+        };
+        self.members.iter().map(of).sum()
+    }
+
     pub fn all(&self) -> Vec<Uuid> {
         self.members.iter().map(|(set, _)| set.prefix.backup()).collect()
     }

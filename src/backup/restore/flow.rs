@@ -1,22 +1,33 @@
 //! Takes objects through fetching, unpacking, checking and whatever is done with them, side by side. Bounded by one
-//! budget of bytes and a number of requests; a slow stage holds back the ones before it.
+//! budget of bytes and a number of objects; a slow stage holds back the ones before it.
 
-use super::budget::{Budget, Held};
-use super::changed::gone;
-use super::check::{Fault, Job, memory_of, unpack, verify};
+use super::bell::Bell;
+use super::check::{Fault, Job};
+use super::chunk::Chunk;
+use super::lane::{Lane, Need};
+use super::ledger::{Grant, Ledger};
+use super::source::Origin;
+use super::worker::{Shared, work};
 use crate::backup::error::{BackupError, WorkerSnafu};
-use crate::backup::store::{Store, StoreError};
+use crate::backup::store::Store;
 use crate::backup::{Cancel, Canceller, Progress, blocking};
-use bytes::Bytes;
 use snafu::ResultExt;
-use std::sync::Arc;
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::runtime::Handle;
+use tokio::task::{JoinError, JoinSet};
+
+/// Beside the chunks: the program, a window of hashes, parts of the hash file on their way, the allocator's remains.
+const OVERHEAD: u64 = 64 << 20;
 
 /// What becomes of a chunk that was checked.
 pub(in crate::backup) trait Sink: Send + Sync + 'static {
+    /// Which of a chunk's bytes it wants to have at the end: ascending, disjoint.
+    fn wants<'a>(&'a self, job: &'a Job) -> &'a [Range<u64>];
     /// Takes it. Blocking; called from several threads.
-    fn take(&self, job: &Job, data: &[u8]) -> Result<(), BackupError>;
+    fn take(&self, job: &Job, chunk: &Chunk) -> Result<(), BackupError>;
     /// Takes note of one that is damaged; an error ends everything.
     fn lost(&self, job: &Job, fault: Fault) -> Result<(), BackupError>;
 }
@@ -24,7 +35,7 @@ pub(in crate::backup) trait Sink: Send + Sync + 'static {
 /// How much at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of chunks in memory, packed and unpacked; one chunk that needs more gets it, alone.
+    /// Bytes of memory in all; one chunk that needs more gets it, alone.
     pub memory: u64,
     /// Objects on their way at a time.
     pub concurrency: usize,
@@ -45,74 +56,92 @@ pub(in crate::backup) struct Tally {
     pub memory_peak: u64,
 }
 
-struct Shared<S> {
-    store: Arc<dyn Store>,
-    sink: Arc<S>,
-    cores: Arc<Semaphore>,
-    progress: Progress,
-    halted: Cancel,
-}
-
 /// Objects on their way. Whoever drops it, or is told of an error, can be sure that no sink is called any more once
 /// `end` has returned.
 pub(in crate::backup) struct Flow<S> {
     shared: Arc<Shared<S>>,
-    budget: Budget,
+    ledger: Arc<Ledger>,
     concurrency: usize,
     cancel: Cancel,
     halt: Halt,
-    tasks: JoinSet<Result<u64, BackupError>>,
+    workers: JoinSet<Result<Tally, BackupError>>,
     tally: Tally,
 }
 
-/// Tells the tasks to stop when it is dropped.
-struct Halt(Canceller);
+/// Tells the workers to stop when it is dropped.
+struct Halt(Canceller, Arc<Bell>);
 
 impl Drop for Halt {
     fn drop(&mut self) {
         self.0.cancel();
+        self.1.ring();
     }
 }
 
 impl<S: Sink> Flow<S> {
+    /// `beside`: memory that the caller takes for as long as this lasts.
     pub fn new(
         store: Arc<dyn Store>,
         sink: Arc<S>,
         limits: Limits,
+        beside: u64,
         progress: &Progress,
         cancel: &Cancel,
     ) -> Self {
-        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        let bell = Arc::<Bell>::default();
         let (canceller, halted) = Canceller::new();
-        let cores = Arc::new(Semaphore::new(cores));
-        let shared = Arc::new(Shared { store, sink, cores, progress: progress.clone(), halted });
+        let (progress, runtime) = (progress.clone(), Handle::current());
+        let shared = Arc::new(Shared {
+            origin: Origin { store, bell: Arc::clone(&bell), progress, runtime },
+            sink,
+            bell: Arc::clone(&bell),
+            halted,
+            queue: Mutex::new(VecDeque::new()),
+            is_closed: AtomicBool::new(false),
+        });
+        let concurrency = limits.concurrency.max(1);
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        let threads = cores.min(concurrency);
+        let mut workers = JoinSet::new();
+        for _ in 0..threads {
+            let shared = Arc::clone(&shared);
+            workers.spawn_blocking(move || work(&shared, concurrency.div_ceil(threads)));
+        }
         Flow {
             shared,
-            budget: Budget::new(limits.memory),
-            concurrency: limits.concurrency.max(1),
+            ledger: Ledger::new(limits.memory.saturating_sub(OVERHEAD + beside), &bell),
+            concurrency,
             cancel: cancel.clone(),
-            halt: Halt(canceller),
-            tasks: JoinSet::new(),
+            halt: Halt(canceller, bell),
+            workers,
             tally: Tally::default(),
         }
     }
 
     /// Sends one on its way, as soon as there is room.
     pub async fn push(&mut self, job: Job) -> Result<(), BackupError> {
-        self.cancel.check()?;
-        while self.tasks.len() >= self.concurrency {
-            self.reap().await?;
-        }
-        let need = memory_of(&job.extent, job.stored);
-        let held = loop {
+        let wanted = self.shared.sink.wants(&job).to_vec();
+        let grant = self.admitted(Need::of(&job.extent, job.stored, &wanted)).await?;
+        let lane = Lane::begin(job, wanted, grant, self.shared.origin.clone())?;
+        self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner).push_back(lane);
+        self.shared.bell.ring();
+        Ok(())
+    }
+
+    async fn admitted(&mut self, need: Need) -> Result<Grant, BackupError> {
+        loop {
+            self.cancel.check()?;
+            if self.ledger.accounts() < self.concurrency
+                && let Some(grant) = self.ledger.admit(need.fixed, need.segments)
+            {
+                return Ok(grant);
+            }
             tokio::select! {
-                held = self.budget.take(need) => break held,
-                Some(ended) = self.tasks.join_next() => self.note(ended)?,
+                () = self.ledger.room().notified() => {}
+                Some(ended) = self.workers.join_next() => self.note(ended)?,
                 () = self.cancel.asked() => return Err(BackupError::Cancelled),
             }
-        };
-        self.tasks.spawn(one(Arc::clone(&self.shared), job, held));
-        Ok(())
+        }
     }
 
     /// Does something to the target that needs no object.
@@ -129,76 +158,27 @@ impl<S: Sink> Flow<S> {
     /// may write to a target that is given up.
     pub async fn end(mut self, so_far: Result<(), BackupError>) -> Result<Tally, BackupError> {
         let mut result = so_far;
-        while result.is_ok() && !self.tasks.is_empty() {
-            result = self.reap().await;
+        self.shared.is_closed.store(true, Ordering::SeqCst);
+        self.shared.bell.ring();
+        while result.is_ok() && !self.workers.is_empty() {
+            result = tokio::select! {
+                Some(ended) = self.workers.join_next() => self.note(ended),
+                () = self.cancel.asked() => Err(BackupError::Cancelled),
+            };
         }
         if let Err(error) = result {
             drop(self.halt);
-            while self.tasks.join_next().await.is_some() {}
+            while self.workers.join_next().await.is_some() {}
             return Err(error);
         }
-        self.tally.memory_peak = self.budget.peak();
+        self.tally.memory_peak = self.ledger.peak();
         Ok(self.tally)
     }
 
-    async fn reap(&mut self) -> Result<(), BackupError> {
-        tokio::select! {
-            Some(ended) = self.tasks.join_next() => self.note(ended),
-            () = self.cancel.asked() => Err(BackupError::Cancelled),
-        }
-    }
-
-    fn note(
-        &mut self,
-        ended: Result<Result<u64, BackupError>, tokio::task::JoinError>,
-    ) -> Result<(), BackupError> {
-        self.tally.bytes_fetched += ended.context(WorkerSnafu)??;
-        self.tally.objects += 1;
+    fn note(&mut self, ended: Result<Result<Tally, BackupError>, JoinError>) -> Result<(), BackupError> {
+        let tally = ended.context(WorkerSnafu)??;
+        self.tally.objects += tally.objects;
+        self.tally.bytes_fetched += tally.bytes_fetched;
         Ok(())
     }
-}
-
-async fn one<S: Sink>(shared: Arc<Shared<S>>, job: Job, held: Held) -> Result<u64, BackupError> {
-    let got = tokio::select! {
-        got = shared.store.get(&job.extent.key, job.extent.length) => got,
-        () = shared.halted.asked() => return Err(BackupError::Cancelled),
-    };
-    let stored = match got {
-        Ok(stored) => Ok(stored),
-        Err(e @ StoreError::Missing { .. }) => match gone(&shared.store, &job.extent.key).await? {
-            Some(backup) => Err(Fault::Gone(backup)),
-            None => Err(Fault::Chunk(e.to_string())),
-        },
-        Err(e @ StoreError::TooLarge { .. }) => Err(Fault::Chunk(e.to_string())),
-        Err(e) => return Err(e.into()),
-    };
-    let bytes = stored.as_ref().map_or(0, |stored| stored.len() as u64);
-    shared.progress.add_transferred(bytes);
-    // Never closed.
-    let core = Arc::clone(&shared.cores).acquire_owned().await.ok();
-    blocking(move || {
-        shared.halted.check()?;
-        let checked = stored.and_then(|stored| checked(&shared, &job, stored, &held));
-        // What follows waits for a disk.
-        drop(core);
-        shared.halted.check()?;
-        match checked {
-            Ok(data) => shared.sink.take(&job, &data)?,
-            Err(fault) => shared.sink.lost(&job, fault)?,
-        }
-        Ok(bytes)
-    })
-    .await
-}
-
-fn checked<S: Sink>(
-    shared: &Shared<S>,
-    job: &Job,
-    stored: Bytes,
-    held: &Held,
-) -> Result<super::check::Chunk, Fault> {
-    let data = unpack(&job.extent, stored, held).map_err(Fault::Chunk)?;
-    let spare = Arc::clone(&shared.cores).try_acquire_owned();
-    verify(job, &data, spare.is_ok())?;
-    Ok(data)
 }

@@ -1,14 +1,21 @@
 //! Restoring a backup: fold the chain into a plan, fetch each object once, check it, write it.
 
-pub(super) mod budget;
+mod bell;
+mod blocks;
 pub(super) mod changed;
 pub(super) mod check;
+pub(super) mod chunk;
 pub(super) mod flow;
 pub(super) mod guard;
 pub(super) mod hash_window;
+mod lane;
+mod ledger;
 pub(super) mod plan;
 pub(super) mod run;
+mod source;
 mod target;
+mod unpack;
+mod worker;
 mod zeros;
 
 use super::catalog::{Chain, check_listing};
@@ -148,8 +155,14 @@ impl Engine {
         let (to, format) = (options.to.clone(), options.format);
         let target = blocking(move || Target::open(&to, format, in_place, size, end)).await?;
         let writing = Arc::new(Writing::new(target, wanted, damaged, progress));
-        let mut flow =
-            Flow::new(Arc::clone(&self.store), Arc::clone(&writing), options.limits, progress, cancel);
+        let mut flow = Flow::new(
+            Arc::clone(&self.store),
+            Arc::clone(&writing),
+            options.limits,
+            plan.memory(),
+            progress,
+            cancel,
+        );
         let fed = feed(&mut flow, &writing, plan, &mut hashes).await;
         let fed = match fed {
             Ok(zeros) => hashes.finish(size).await.map(|()| zeros),

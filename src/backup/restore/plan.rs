@@ -25,6 +25,17 @@ pub(in crate::backup) struct Plan {
     pub fetches: Vec<Fetch>,
 }
 
+impl Plan {
+    /// What it takes in memory.
+    pub fn memory(&self) -> u64 {
+        let fetches = self.fetches.iter().map(|fetch| {
+            let heap = fetch.extent.key.capacity() + fetch.extent.md5.capacity();
+            (size_of::<Fetch>() + heap + fetch.parts.capacity() * size_of::<Range<u64>>()) as u64
+        });
+        fetches.sum()
+    }
+}
+
 /// Makes the plan; every byte of `wanted` (all below the volume's end, when `None`) comes from exactly one
 /// object. What is wanted grows to whole blocks of `block` bytes, for a hash is of a whole one.
 pub(in crate::backup) fn fold(

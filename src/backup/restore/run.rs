@@ -1,6 +1,7 @@
 //! A restore under way: what becomes of each chunk, and of each that is damaged.
 
 use super::check::{Fault, Job};
+use super::chunk::Chunk;
 use super::flow::Sink;
 use super::target::Target;
 use super::zeros::Written;
@@ -103,12 +104,16 @@ impl Writing {
 }
 
 impl Sink for Writing {
-    fn take(&self, job: &Job, data: &[u8]) -> Result<(), BackupError> {
+    fn wants<'a>(&'a self, job: &'a Job) -> &'a [Range<u64>] {
+        &job.parts
+    }
+
+    fn take(&self, job: &Job, chunk: &Chunk) -> Result<(), BackupError> {
         for part in &job.parts {
-            let part = self.clip(part);
-            let within = (part.start - job.extent.offset) as usize..(part.end - job.extent.offset) as usize;
-            let written = self.target.write_at(&data[within], part.start)?;
-            self.count(written, part.end - part.start);
+            for (at, bytes) in chunk.bytes(&self.clip(part)) {
+                let written = self.target.write_at(bytes, at)?;
+                self.count(written, bytes.len() as u64);
+            }
         }
         Ok(())
     }

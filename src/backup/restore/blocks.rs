@@ -1,0 +1,122 @@
+//! Compares the blocks of a chunk with their hashes, as its bytes come.
+
+use super::check::{Job, push_range};
+use crate::backup::format::digest_of;
+use crate::backup::window::is_zero;
+use sha2::{Digest as _, Sha256};
+use std::ops::Range;
+
+/// How far the blocks of one chunk were compared.
+#[derive(Default)]
+pub(super) struct Blocks {
+    /// The part of the job.
+    part: usize,
+    /// The digest of the job.
+    digest: usize,
+    /// Of a block that is not whole yet.
+    open: Open,
+    /// Blocks of the volume whose hash is another one.
+    pub wrong: Vec<Range<u64>>,
+}
+
+#[derive(Default)]
+struct Open {
+    hasher: Sha256,
+    is_other: bool,
+}
+
+impl Blocks {
+    /// Takes the chunk's next bytes, which lie at `start` of the volume.
+    pub fn take(&mut self, job: &Job, start: u64, bytes: &[u8]) {
+        let (mut at, end) = (start, start + bytes.len() as u64);
+        while let Some(part) = job.parts.get(self.part).filter(|part| part.start < end) {
+            at = at.max(part.start);
+            let first = part.start + (at - part.start) / job.block * job.block;
+            let block = first..(first + job.block).min(part.end);
+            let to = block.end.min(end);
+            self.piece(job, &block, at, &bytes[(at - start) as usize..(to - start) as usize]);
+            if to < block.end {
+                return;
+            }
+            at = to;
+            self.digest += 1;
+            self.part += usize::from(at == part.end);
+        }
+    }
+
+    /// Bytes of one block, which lie at `at`.
+    fn piece(&mut self, job: &Job, block: &Range<u64>, at: u64, bytes: &[u8]) {
+        let to = at + bytes.len() as u64;
+        let is_other = match job.digests.get(self.digest) {
+            // Looking for zeros is ten times as fast as hashing them.
+            Some(expected) if *expected == job.zeros && block.end - block.start == job.block => {
+                !is_zero(bytes)
+            }
+            Some(expected) if at == block.start && to == block.end => digest_of(bytes) != *expected,
+            Some(expected) => {
+                self.open.hasher.update(bytes);
+                to == block.end && self.open.hasher.finalize_reset()[..] != expected[..]
+            }
+            None => true,
+        };
+        self.open.is_other |= is_other;
+        if to == block.end && std::mem::take(&mut self.open.is_other) {
+            push_range(&mut self.wrong, block.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backup::format::{Compression, Extent, zero_digest};
+    use proptest::prelude::*;
+
+    const BLOCK: u64 = 512;
+
+    fn job(parts: Vec<Range<u64>>, data: &[u8]) -> Job {
+        let extent = Extent {
+            key: "a".to_owned(),
+            offset: 4 * BLOCK,
+            length: data.len() as u64,
+            compression: Compression::None,
+            md5: String::new(),
+        };
+        let bytes =
+            |part: &Range<u64>| &data[(part.start - 4 * BLOCK) as usize..(part.end - 4 * BLOCK) as usize];
+        let digests =
+            parts.iter().flat_map(|part| bytes(part).chunks(BLOCK as usize).map(digest_of)).collect();
+        Job { extent, stored: 0, parts, digests, block: BLOCK, zeros: zero_digest(BLOCK) }
+    }
+
+    proptest! {
+        /// However the bytes come, exactly the blocks that were changed and are looked at are found.
+        #[test]
+        fn in_whatever_pieces(step in 1usize..3000, changed in prop::collection::btree_set(0usize..9000, 0..4)) {
+            // Block 2 and 9 are zeros; the last one is short.
+            let mut data: Vec<u8> = (0..9000u32).map(|n| (n / 7 + 1) as u8).collect();
+            data[1024..1536].fill(0);
+            data[4608..5120].fill(0);
+            let parts = vec![5 * BLOCK..8 * BLOCK, 10 * BLOCK..14 * BLOCK, 20 * BLOCK..4 * BLOCK + 9000];
+            let job = job(parts, &data);
+            for at in &changed {
+                data[*at] ^= 0x55;
+            }
+            let mut blocks = Blocks::default();
+            for (at, piece) in data.chunks(step).enumerate() {
+                blocks.take(&job, 4 * BLOCK + (at * step) as u64, piece);
+            }
+            let mut expected = Vec::new();
+            for at in changed {
+                let first = 4 * BLOCK + at as u64 / BLOCK * BLOCK;
+                let range = first..(first + BLOCK).min(4 * BLOCK + 9000);
+                if job.parts.iter().any(|part| part.contains(&first))
+                    && expected.last().is_none_or(|last: &Range<u64>| last.end <= first)
+                {
+                    push_range(&mut expected, range);
+                }
+            }
+            prop_assert_eq!(blocks.wrong, expected);
+        }
+    }
+}
