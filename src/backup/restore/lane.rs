@@ -7,8 +7,9 @@ use super::ledger::{Grant, SEGMENT, Segment};
 use super::source::{Origin, Source};
 use super::unpack::{Stop, Unpacker};
 use crate::backup::error::BackupError;
-use crate::backup::format::Extent;
+use crate::backup::format::{Extent, hex};
 use crate::backup::window::is_zero;
+use md5_lanes::Md5;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -44,7 +45,7 @@ pub(super) struct Lane {
     wanted: Vec<Range<u64>>,
     unpacker: Unpacker,
     blocks: Blocks,
-    md5: md5::Md5,
+    md5: Md5,
     /// The segment that is filled now, and how much of it is.
     now: Option<Segment>,
     filled: usize,
@@ -81,7 +82,7 @@ impl Lane {
             wanted,
             unpacker,
             blocks: Blocks::default(),
-            md5: md5::Digest::new(),
+            md5: Md5::default(),
             now: None,
             filled: 0,
             is_full: false,
@@ -109,17 +110,15 @@ impl Lane {
         Ok(self.is_full)
     }
 
-    /// The step that was unpacked.
-    pub fn step(&self) -> &[u8] {
-        let now = self.now.as_ref().filter(|_| self.is_full);
-        now.map_or(&[], |now| &now.bytes()[..self.filled])
+    /// Whether a step is unpacked.
+    pub fn is_full(&self) -> bool {
+        self.is_full
     }
 
-    pub fn digest(&mut self) {
-        let step = &self.now.as_ref().map_or(&[][..], |n| &n.bytes()[..self.filled]);
-        if self.is_full {
-            md5::Digest::update(&mut self.md5, step);
-        }
+    /// The step that is unpacked, and the MD5 that is to take it.
+    pub fn step(&mut self) -> Option<(&mut Md5, &[u8])> {
+        let now = self.now.as_ref().filter(|_| self.is_full)?;
+        Some((&mut self.md5, &now.bytes()[..self.filled]))
     }
 
     /// After its step was digested: keeps it if somebody wants it. True: that was the last one.
@@ -149,7 +148,7 @@ impl Lane {
         let checked = match fault {
             Some(fault) => Err(fault),
             // What md5 says comes first: it tells a damaged chunk from a damaged hash file.
-            None if crate::backup::format::hex(&md5::Digest::finalize(md5)) != job.extent.md5 => {
+            None if hex(&md5.finish()) != job.extent.md5 => {
                 Err(Fault::Chunk("its md5 is not the manifest's".to_owned()))
             }
             None if blocks.wrong.is_empty() => Ok(chunk),

@@ -10,6 +10,7 @@ use super::source::Origin;
 use super::unpack::Stop;
 use crate::backup::Cancel;
 use crate::backup::error::BackupError;
+use md5_lanes::update_together;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -47,11 +48,11 @@ pub(super) fn work<S: Sink>(shared: &Shared<S>, most: usize) -> Result<Tally, Ba
         if lanes.is_empty() && is_closed && !took {
             return Ok(tally);
         }
-        let mut moved = fill(shared, &mut lanes, &mut tally)?;
-        moved |= digest(&mut lanes);
+        let moved = fill(shared, &mut lanes, &mut tally)?;
+        digest(&mut lanes);
         let mut at = 0;
         while at < lanes.len() {
-            match !lanes[at].step().is_empty() && lanes[at].next() {
+            match lanes[at].is_full() && lanes[at].next() {
                 true => finish(shared, lanes.remove(at).end(None), &mut tally)?,
                 false => at += 1,
             }
@@ -88,12 +89,10 @@ fn fill<S: Sink>(shared: &Shared<S>, lanes: &mut Vec<Lane>, tally: &mut Tally) -
     Ok(moved)
 }
 
-/// Digests the steps of all chunks that have one.
-fn digest(lanes: &mut [Lane]) -> bool {
-    for lane in lanes.iter_mut() {
-        lane.digest();
-    }
-    lanes.iter().any(|lane| !lane.step().is_empty())
+/// Digests the steps of all chunks that have one, together.
+fn digest(lanes: &mut [Lane]) {
+    let mut steps: Vec<_> = lanes.iter_mut().filter_map(Lane::step).collect();
+    update_together(&mut steps);
 }
 
 fn finish<S: Sink>(shared: &Shared<S>, done: Done, tally: &mut Tally) -> Result<(), BackupError> {
