@@ -23,6 +23,7 @@ mod random;
 mod rebase;
 mod repair;
 mod restore;
+mod restore_large;
 mod resume;
 mod s3_server;
 mod sizes;

@@ -116,12 +116,13 @@ async fn the_budget_of_memory() {
     let data = noise(4, 24 << 20);
     let options = CreateOptions { chunk_size: 1 << 20, ..CreateOptions::new(Uuid::new_v4()) };
     let made = repository.create(&data, &options).await.unwrap();
-    for (memory, at_most) in [(256 << 20, 32 << 20), (5 << 20, 5 << 20), (1 << 10, 2 << 20)] {
+    // Beside the chunks 64 MiB are set aside. A chunk takes a MiB, its decoder at most another, and what is stored.
+    for (memory, at_most) in [(256 << 20, 40 << 20), ((64 + 5) << 20, 5 << 20), (1 << 10, 3 << 20)] {
         let limits = Limits { memory, concurrency: 16 };
         let to = repository.path(&format!("with-{memory}"));
         let options = RestoreOptions { limits, ..RestoreOptions::new(made.backup_id, &to) };
         let report = restore(&repository.engine, &options).await.unwrap();
-        assert!(report.memory_peak > 1 << 20 && report.memory_peak <= at_most.max(2 << 20), "{report:?}");
+        assert!(report.memory_peak > 1 << 20 && report.memory_peak <= at_most, "{report:?}");
         assert!(std::fs::read(&to).unwrap() == data);
     }
 }
