@@ -42,7 +42,7 @@ pub(super) struct RestoreArgs {
 /// How much at a time.
 #[derive(Debug, Args)]
 pub(super) struct LimitArgs {
-    /// Memory for chunks, packed and unpacked; one chunk that needs more gets it.
+    /// Memory in all, 64M of it for what is no chunk; a chunk that needs more than the rest gets it, alone.
     #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "256M")]
     memory: u64,
     /// Objects on their way at a time.
