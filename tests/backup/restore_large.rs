@@ -45,7 +45,7 @@ async fn many_at_a_time(
     let made = repository.create(&data, &options).await.unwrap();
     let (to, progress, never) = (repository.path("to"), Progress::default(), Cancel::never());
     std::fs::write(&to, vec![0xee; data.len()]).unwrap();
-    for (memory, concurrency) in [(256 << 20, 8), (64 + 12 << 20, 5), (1, 16), (256 << 20, 1)] {
+    for (memory, concurrency) in [(256 << 20, 8), (76 << 20, 5), (1, 16), (256 << 20, 1)] {
         let limits = Limits { memory, concurrency };
         let new = repository.path(&format!("new-{memory}-{concurrency}"));
         let options = RestoreOptions { limits, ..RestoreOptions::new(made.backup_id, &new) };
