@@ -17,7 +17,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("kube", &["gluster", "volume", "backup"]),
     ("data", &["host", "image", "qsd", "attach", "gluster", "volume", "rpc"]),
     ("agent", &["host", "image", "qsd", "attach", "gluster", "volume", "rpc", "data"]),
-    ("csi", &["host", "image", "qsd", "attach", "gluster", "volume", "rpc", "data", "agent"]),
+    ("csi", &["host", "image", "qsd", "attach", "gluster", "volume", "rpc", "backup", "data", "agent"]),
     (
         "cli",
         &[

@@ -153,9 +153,21 @@ impl Catalog {
         Ok(chain)
     }
 
+    /// The same of a backup that is known to be of this volume: only that one's objects are listed.
+    pub(super) async fn chain_of(&self, volume: Uuid, backup: Uuid) -> Result<Chain, BackupError> {
+        let chain = self.manifests_of(Some(volume), backup).await?;
+        chain.links.iter().try_for_each(|(set, manifest)| check_listing(set, manifest))?;
+        Ok(chain)
+    }
+
     /// The chain of a backup as its manifests say, whether or not their objects are there.
     pub(super) async fn manifests(&self, backup: Uuid) -> Result<Chain, BackupError> {
-        let all = self.sets(None).await?;
+        self.manifests_of(None, backup).await
+    }
+
+    /// The same; of one volume or of any.
+    pub(super) async fn manifests_of(&self, of: Option<Uuid>, backup: Uuid) -> Result<Chain, BackupError> {
+        let all = self.sets(of).await?;
         let wanted = find(&all, backup);
         let volume = wanted.context(NoSuchBackupSnafu { backup })?.prefix.volume();
         let mut links = Vec::new();

@@ -10,6 +10,8 @@ use tracing::Instrument;
 /// Sidecars' own default deadlines are 10 s (provisioner, attacher) and 60 s (snapshotter).
 const SHORT: Duration = Duration::from_secs(8);
 const LONG: Duration = Duration::from_secs(50);
+/// A restore says how far it is well before any sidecar loses its patience.
+const RESTORE: Duration = Duration::from_millis(4500);
 /// The kubelet waits two minutes for a volume to be staged.
 const NODE: Duration = Duration::from_secs(110);
 
@@ -18,6 +20,7 @@ const NODE: Duration = Duration::from_secs(110);
 pub(super) enum Patience {
     Short,
     Long,
+    Restore,
     Node,
     /// What a call that has waited for something else first has left of its own.
     Left(Duration),
@@ -78,6 +81,7 @@ pub(super) fn limit(patience: Patience, metadata: &MetadataMap) -> Duration {
         Patience::Left(left) => return left,
         Patience::Short => SHORT,
         Patience::Long => LONG,
+        Patience::Restore => RESTORE,
         Patience::Node => NODE,
     };
     let asked = metadata.get("grpc-timeout").and_then(|value| parse_timeout(value.to_str().ok()?));

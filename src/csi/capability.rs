@@ -80,6 +80,14 @@ pub(super) fn stays_empty(capabilities: &[VolumeCapability]) -> bool {
     capabilities.iter().all(|capability| read(capability).is_ok_and(reader_of_a_filesystem))
 }
 
+/// The filesystem that a volume with these capabilities has; none, if all that is wanted is its blocks.
+pub(super) fn filesystem(capabilities: &[VolumeCapability]) -> Option<FsType> {
+    capabilities.iter().find_map(|capability| match read(capability).ok()?.access {
+        Access::Mount { fs, .. } => Some(fs),
+        Access::Block => None,
+    })
+}
+
 /// Why these capabilities cannot be had, if so.
 pub(super) fn unoffered(capabilities: &[VolumeCapability]) -> Option<String> {
     capabilities.iter().find_map(|capability| read(capability).err())

@@ -10,6 +10,7 @@ use crate::image::lock::LockError;
 use crate::qsd::DaemonError;
 use crate::rpc::chain;
 use crate::volume::Error;
+use crate::volume::record::FailureKind;
 use std::io::ErrorKind;
 use tonic::{Code, Status};
 
@@ -34,6 +35,7 @@ fn listed(error: &Error) -> Code {
         // CSI: ControllerPublishVolume, "node does not exist".
         Error::NodeNotFound { .. } => Code::NotFound,
         Error::NameTaken { .. } => Code::AlreadyExists,
+        Error::RestoreFailed { kind, .. } => of_restore(*kind),
         // CSI: NodeStageVolume and NodePublishVolume, "volume published but is incompatible".
         Error::Incompatible { .. } => Code::AlreadyExists,
         // Another call works on it, and this one was not begun; asked again it will be.
@@ -90,6 +92,17 @@ fn listed(error: &Error) -> Code {
         | Error::Mkfs { .. }
         | Error::Grow { .. }
         | Error::Freeze { .. } => Code::Internal,
+    }
+}
+
+/// Nothing runs: a code of the kind "perhaps still running" stands only where the next call begins anew within seconds.
+pub(super) fn of_restore(kind: FailureKind) -> Code {
+    match kind {
+        FailureKind::NotFound => Code::NotFound,
+        FailureKind::DataLoss => Code::DataLoss,
+        FailureKind::Unavailable => Code::Unavailable,
+        FailureKind::NoRoom => Code::ResourceExhausted,
+        FailureKind::Failed => Code::Internal,
     }
 }
 
@@ -155,6 +168,10 @@ mod tests {
         }
     }
 
+    fn failed(kind: FailureKind) -> Error {
+        Error::RestoreFailed { volume: volume(), kind, message: text() }
+    }
+
     fn errno(code: i32) -> Error {
         Error::Io { doing: "read", path: "/x".into(), source: io::Error::from_raw_os_error(code) }
     }
@@ -176,6 +193,11 @@ mod tests {
     #[case(Error::NodeNotFound { node: node() }, Code::NotFound)]
     #[case(Error::NodeTaken { node: node(), host: text(), agent: text() }, Code::FailedPrecondition)]
     #[case(Error::NameTaken { name: text(), difference: text() }, Code::AlreadyExists)]
+    #[case(failed(FailureKind::NotFound), Code::NotFound)]
+    #[case(failed(FailureKind::DataLoss), Code::DataLoss)]
+    #[case(failed(FailureKind::Unavailable), Code::Unavailable)]
+    #[case(failed(FailureKind::NoRoom), Code::ResourceExhausted)]
+    #[case(failed(FailureKind::Failed), Code::Internal)]
     #[case(Error::Busy { volume: volume() }, Code::Aborted)]
     #[case(Error::Pending { volume: volume(), doing: text() }, Code::Aborted)]
     #[case(Error::Fenced { volume: volume(), reason: text() }, Code::Aborted)]

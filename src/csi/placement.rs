@@ -93,6 +93,11 @@ impl Shares {
         Ok(chosen)
     }
 
+    /// Whether an open share has a volume of that id. A share that does not answer: UNAVAILABLE when it is placed.
+    pub(super) fn has(&self, name: &str) -> Result<bool, Status> {
+        Ok(self.existing(VolumeId::from_name(name))?.0.is_some())
+    }
+
     /// The open share that has a volume of that id, and those that did not answer.
     fn existing(&self, id: VolumeId) -> Result<(Option<Volumes>, Vec<ShareKey>), Status> {
         let mut silent = Vec::new();

@@ -2,7 +2,7 @@
 
 use crate::rpc::csi::volume_content_source::Type as SourceType;
 use crate::rpc::csi::{CapacityRange, VolumeContentSource};
-use crate::volume::{VolumeHandle, VolumeSource};
+use crate::volume::{BackupHandle, VolumeHandle, VolumeSource};
 use std::path::PathBuf;
 use tonic::Status;
 
@@ -31,6 +31,15 @@ pub(super) fn name(value: &str) -> Result<&str, Status> {
 /// A handle that is none names a volume that does not exist.
 pub(super) fn volume_handle(value: &str) -> Result<VolumeHandle, Status> {
     required(value, "volume_id")?.parse().map_err(|error| Status::not_found(format!("{error}")))
+}
+
+/// A text that is meant as a backup's handle and is none is somebody's slip, of which he should hear. None: it is meant as
+/// something else.
+pub(super) fn backup_handle(value: &str) -> Result<Option<BackupHandle>, Status> {
+    if !BackupHandle::is_meant(value) {
+        return Ok(None);
+    }
+    value.parse().map(Some).map_err(|error| Status::invalid_argument(format!("{error}")))
 }
 
 /// Whole GiB at least as large as asked for, within the limit. None: nothing was asked for.
@@ -70,6 +79,9 @@ pub(super) fn content_source(source: Option<&VolumeContentSource>) -> Result<Opt
         None => Ok(None),
         Some(SourceType::Snapshot(snapshot)) => {
             let handle = required(&snapshot.snapshot_id, "snapshot_id")?;
+            if let Some(backup) = backup_handle(handle)? {
+                return Ok(Some(VolumeSource::Backup(backup)));
+            }
             let handle = handle.parse().map_err(|error| Status::not_found(format!("{error}")))?;
             Ok(Some(VolumeSource::Snapshot(handle)))
         }

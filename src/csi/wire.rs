@@ -1,9 +1,10 @@
 //! What the domain tells, as CSI has it.
 
+use crate::backup::BackupPoint;
 use crate::rpc::csi::volume_content_source::{SnapshotSource, Type as SourceType, VolumeSource};
 use crate::rpc::csi::volume_usage::Unit;
 use crate::rpc::csi::{Snapshot, Volume, VolumeCondition, VolumeContentSource, VolumeUsage};
-use crate::volume::{Health, SnapshotView, Stats, Usage, VolumeSource as Source, VolumeView};
+use crate::volume::{BackupHandle, Health, SnapshotView, Stats, Usage, VolumeSource as Source, VolumeView};
 use std::collections::HashMap;
 
 /// A volume; its topology is wherever the shares are.
@@ -14,6 +15,9 @@ pub(super) fn volume(view: &VolumeView) -> Volume {
                 SourceType::Snapshot(SnapshotSource { snapshot_id: snapshot.to_string() })
             }
             Source::Volume(volume) => SourceType::Volume(VolumeSource { volume_id: volume.to_string() }),
+            Source::Backup(backup) => {
+                SourceType::Snapshot(SnapshotSource { snapshot_id: backup.to_string() })
+            }
         }),
     });
     Volume {
@@ -38,6 +42,29 @@ pub(super) fn snapshot(view: &SnapshotView) -> Snapshot {
         }),
         ready_to_use: true,
         group_snapshot_id: String::new(),
+    }
+}
+
+/// A backup in the place of a snapshot.
+pub(super) fn backup(handle: &BackupHandle, point: &BackupPoint) -> Snapshot {
+    let created = point.created_at;
+    let created =
+        created.map(|at| prost_types::Timestamp { seconds: at.as_second(), nanos: at.subsec_nanosecond() });
+    Snapshot {
+        size_bytes: i64::try_from(point.bytes).unwrap_or(i64::MAX),
+        creation_time: created,
+        ready_to_use: true,
+        ..incomplete_backup(handle)
+    }
+}
+
+/// A backup that has no manifest: it is being made, or was broken off.
+pub(super) fn incomplete_backup(handle: &BackupHandle) -> Snapshot {
+    Snapshot {
+        snapshot_id: handle.to_string(),
+        source_volume_id: handle.volume.to_string(),
+        ready_to_use: false,
+        ..Snapshot::default()
     }
 }
 

@@ -26,6 +26,18 @@ pub fn reserve(path: &Path, size: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Allocates every block up to `size` that is not, data and the end of the file staying as they are.
+pub fn fill(path: &Path, size: u64) -> io::Result<()> {
+    let file = File::options().write(true).open(path)?;
+    let mut from = 0;
+    while from < size {
+        let length = (size - from).min(PIECE);
+        allocate(&file, from, length)?;
+        from += length;
+    }
+    Ok(())
+}
+
 fn allocate(file: &File, from: u64, length: u64) -> io::Result<()> {
     let room = fstatvfs(file)?;
     if room.f_bavail.saturating_mul(room.f_frsize) < length + MARGIN {

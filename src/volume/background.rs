@@ -29,9 +29,33 @@ pub struct Background {
     pub error: Option<String>,
 }
 
+/// How far a restore is. In the place of [`Background`], for a volume that is being restored is not merged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreNote {
+    /// Bytes of the volume that are back.
+    pub restored: u64,
+    /// Bytes in all.
+    pub of: u64,
+    /// When this was written.
+    pub updated_at: Timestamp,
+}
+
 impl Volumes {
+    /// How far the restore of a volume is, as far as is known.
+    pub fn restore_note(&self, volume: VolumeId) -> Result<Option<RestoreNote>, Error> {
+        self.noted(volume)
+    }
+
+    pub(super) fn note_restore(&self, volume: VolumeId, restored: u64, of: u64) {
+        self.note(volume, &RestoreNote { restored, of, updated_at: Timestamp::now() });
+    }
+
     /// What the background does with a volume, as far as is known.
     pub fn background(&self, volume: VolumeId) -> Result<Option<Background>, Error> {
+        self.noted(volume)
+    }
+
+    fn noted<T: serde::de::DeserializeOwned>(&self, volume: VolumeId) -> Result<Option<T>, Error> {
         let path = self.layout.background(volume);
         let bytes = read_if_exists(&path).map_err(Error::io("read", &path))?;
         // A hint that cannot be read is none.
@@ -52,8 +76,8 @@ impl Volumes {
         }
     }
 
-    fn note(&self, volume: VolumeId, background: &Background) {
-        let bytes = serde_json::to_vec_pretty(background).expect("a note has only string keys");
+    fn note(&self, volume: VolumeId, note: &impl Serialize) {
+        let bytes = serde_json::to_vec_pretty(note).expect("a note has only string keys");
         if let Err(error) = fsio::write_atomic(&self.layout.background(volume), &bytes) {
             tracing::debug!(%volume, %error, "background work goes on without a note about it");
         }

@@ -2,6 +2,7 @@
 
 use super::agents::AgentError;
 use super::id::{NodeId, SnapshotId, VolumeId};
+use super::record::FailureKind;
 use super::room::Capacity;
 use crate::attach::AttachError;
 use crate::gluster::Source;
@@ -55,6 +56,9 @@ pub enum Error {
     /// Work goes on in the background; the same call later finds it done.
     #[snafu(display("volume {volume}: {doing}; ask again"))]
     Pending { volume: VolumeId, doing: String },
+    /// The last try to bring it back from a backup failed; it is not tried again yet.
+    #[snafu(display("volume {volume} could not be restored: {message}"))]
+    RestoreFailed { volume: VolumeId, kind: FailureKind, message: String },
     /// A second writer.
     #[snafu(display("volume {volume} is attached to node {node} for writing; detach it there first"))]
     AttachedElsewhere { volume: VolumeId, node: NodeId },

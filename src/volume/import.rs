@@ -156,6 +156,7 @@ impl Volumes {
         record.new = false;
         record.state = State::Creating;
         record.imported = Some(imported);
+        record.restore = None;
         locked.commit()?;
         locked.empty_trash()
     }

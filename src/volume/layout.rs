@@ -80,6 +80,11 @@ impl Layout {
         self.root.join("locks").join(format!("{id}.merge"))
     }
 
+    /// Held by whoever brings the volume's data back from a backup.
+    pub fn restore_lock(&self, id: VolumeId) -> PathBuf {
+        self.root.join("locks").join(format!("{id}.restore"))
+    }
+
     /// The lock on who refers to whom.
     pub fn graph_lock(&self) -> PathBuf {
         self.root.join("locks").join("graph")

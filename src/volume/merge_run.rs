@@ -11,6 +11,7 @@ use super::merge::Begun;
 use super::merge_site::MergeSite;
 use super::record::{Merge, Record, State};
 use super::references::sources;
+use super::restore::is_forsaken;
 use super::steps::{Step, reached};
 use super::volumes::Volumes;
 use std::collections::BTreeSet;
@@ -28,6 +29,9 @@ impl Volumes {
     /// The background work on a volume: frees and merges layers until nothing is left to do, or until
     /// something else needs the volume. Can be called at any time, and again.
     pub fn tidy(&self, volume: VolumeId) -> Result<(), Error> {
+        if let Some(record) = self.read(volume)?.filter(|record| record.state == State::Restoring) {
+            return self.tidy_restore(&record);
+        }
         loop {
             self.sweep(volume)?;
             let before = self.stands_on(volume)?;
@@ -53,6 +57,7 @@ impl Volumes {
         volumes.retain(|volume| match self.read(*volume) {
             // What is to stay in the folder of a deleted volume is no work.
             Ok(None) => self.leftovers(*volume).is_ok_and(|leftovers| leftovers.is_some()),
+            Ok(Some(record)) if record.state == State::Restoring => is_forsaken(&record),
             Ok(Some(record)) => {
                 wants_tidying(&record)
                     || self.layout.background(*volume).exists()

@@ -50,6 +50,8 @@ mod references;
 mod registrar;
 mod repair;
 mod report;
+mod restore;
+mod restore_turn;
 mod room;
 mod salvage;
 mod scan;
@@ -70,7 +72,7 @@ pub use agents::{
     AgentError, Agents, CutOrder, CutReport, GrowOrder, GrowReport, MergeCall, MergeReport, MergeStep,
     MergeWork, OpenImage,
 };
-pub use background::Background;
+pub use background::{Background, RestoreNote};
 pub use backup_handle::{BackupHandle, RepositoryName, Writer};
 pub use delta_since::{DeltaDetail, Since, StateId};
 pub use error::Error;
@@ -89,6 +91,8 @@ pub use publish::Purpose;
 pub use registrar::Registrar;
 pub use repair::RepairReport;
 pub use report::{Condition, LayerDetail, SnapshotDetail, VolumeDetail, VolumeSummary};
+pub use restore::Restored;
+pub use restore_turn::RestoreTurn;
 pub use room::Capacity;
 pub use stage::{Access, StageVolume, Staging, StagingParts};
 pub use stats::{Stats, Usage};

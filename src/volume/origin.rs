@@ -85,7 +85,8 @@ impl Volumes {
         boundary: Option<&Boundary<'_>>,
     ) -> Result<Option<Origin>, Error> {
         let Some(source) = request.source.clone() else { return Ok(None) };
-        let VolumeHandle { share, volume } = source.volume();
+        let reason = "a backup is restored, not cloned";
+        let VolumeHandle { share, volume } = source.volume().context(InvalidSnafu { reason })?;
         ensure!(share == self.share.key, ShareNotFoundSnafu { share: share.to_string() });
         let mut locked = match (self.lock(volume), &source) {
             (Err(Error::VolumeNotFound { .. }), VolumeSource::Snapshot(handle)) => {
@@ -101,7 +102,7 @@ impl Volumes {
                     snapshot.context(SnapshotNotFoundSnafu { volume, snapshot: handle.snapshot })?;
                 (ParentLayer { volume, layer: snapshot.layer }, snapshot.size, snapshot.blank)
             }
-            VolumeSource::Volume(_) => {
+            VolumeSource::Volume(_) | VolumeSource::Backup(_) => {
                 let layer = match boundary {
                     Some(boundary) => boundary.layer,
                     None => self.boundary_at_rest(&mut locked, clone, request)?,

@@ -95,6 +95,7 @@ impl Volumes {
         record.kind = request.kind;
         record.parameters = request.parameters.clone();
         record.imported = None;
+        record.restore = None;
         record.capacity = capacity;
         record.created_at = fresh.created_at;
         record.state = State::Creating;
@@ -206,6 +207,8 @@ impl Volumes {
         let unused = active.as_deref().map(ImageLock::write).transpose().context(ImageLockSnafu)?;
         locked.record.state = State::Deleted;
         locked.record.active = None;
+        // Whoever brings its data back finds that nobody wants it.
+        locked.record.restore = None;
         match (locked.commit(), active) {
             (Err(error), Some(active)) if is_full(&error) => {
                 locked.unlink_for_room(&active)?;
@@ -247,6 +250,7 @@ pub(super) fn begin(id: VolumeId, request: &CreateVolume) -> Record {
         merge: None,
         trash: Vec::new(),
         imported: None,
+        restore: None,
     }
 }
 
@@ -280,7 +284,7 @@ pub(super) fn whole_gib(wanted: u64) -> Result<u64, Error> {
 }
 
 /// Whether an existing volume is what a request asks for.
-fn same_volume(record: &Record, request: &CreateVolume) -> Result<(), Error> {
+pub(super) fn same_volume(record: &Record, request: &CreateVolume) -> Result<(), Error> {
     let name = request.name.clone();
     let taken = |difference: String| NameTakenSnafu { name, difference }.fail();
     if record.imported.is_some() {

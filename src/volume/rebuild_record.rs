@@ -111,6 +111,7 @@ impl Rebuild<'_> {
             merge: None,
             trash: Vec::new(),
             imported: None,
+            restore: None,
         })
     }
 

@@ -65,6 +65,54 @@ pub struct Record {
     /// What an imported volume was filled from: tells a repeated import from another one of the same name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub imported: Option<Imported>,
+    /// How far the restore is that fills it, while its state is `restoring`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<Restore>,
+}
+
+/// A backup on its way into a volume; which one, the record's source says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Restore {
+    /// Bytes of the volume in the backup.
+    pub bytes: u64,
+    /// One try of it, and the name of the file that it writes. Whoever finds another one here has lost its turn.
+    pub run: Uuid,
+    /// All of it is fetched, verified and durable; the base and its overlay are in the record.
+    pub whole: bool,
+    /// When somebody last wanted to know. Nobody for a day: it goes.
+    pub asked_at: Timestamp,
+    /// Why the last try ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<RestoreFailure>,
+}
+
+/// Why a restore ended without a volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RestoreFailure {
+    /// What can be done about it.
+    pub kind: FailureKind,
+    /// For people.
+    pub message: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// What can be done about a restore that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FailureKind {
+    /// The backup or its repository does not exist.
+    NotFound,
+    /// What is stored of it is damaged.
+    DataLoss,
+    /// The repository or the share does not answer.
+    Unavailable,
+    /// The share is full.
+    NoRoom,
+    /// Something else.
+    Failed,
 }
 
 /// A file that became a volume.

@@ -57,6 +57,7 @@ pub(crate) fn sample() -> Record {
         merge: None,
         trash: vec![],
         imported: None,
+        restore: None,
     }
 }
 

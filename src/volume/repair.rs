@@ -6,7 +6,7 @@ use super::id::VolumeId;
 use super::lock::Mode;
 use super::provision::make_folder;
 use super::rebuild::Rebuild;
-use super::record::{self, Record};
+use super::record::{self, Record, State};
 use super::references::list_ids;
 use super::report::tops;
 use super::salvage::is_of_another_version;
@@ -155,6 +155,10 @@ fn pending(record: &Record) -> Vec<String> {
 impl Locked<'_> {
     /// Temporary files of images and records. Whoever makes one holds this lock.
     fn remove_temporaries(&self, report: &mut RepairReport) -> Result<(), Error> {
+        if self.record.state == State::Restoring {
+            // Whoever has the turn writes to one of them.
+            return Ok(());
+        }
         let folder = self.volumes.layout.volume(self.id());
         for entry in std::fs::read_dir(&folder).map_err(Error::io("list", &folder))?.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();

@@ -39,6 +39,18 @@ steps! {
     ImportCopied = "import-copied",
     /// Both images are there; the record does not say `ready`.
     ImportOverlaid = "import-overlaid",
+    /// A restore's record says `restoring`; nobody fetches anything.
+    RestoreRecorded = "restore-recorded",
+    /// Somebody has the turn to fetch, and the record names the try; nothing was fetched.
+    RestoreBegun = "restore-begun",
+    /// All is fetched, verified and durable, under a name of the try's own; the record does not say so.
+    RestoreFetched = "restore-fetched",
+    /// The record says so, and names base and overlay; neither is there.
+    RestoreWhole = "restore-whole",
+    /// What was fetched has the base's name; there is no overlay on it.
+    RestoreNamed = "restore-named",
+    /// Both images are there; the record says `restoring`.
+    RestoreOverlaid = "restore-overlaid",
     /// Adopted images have second names in the volume's folder; there is no record.
     AdoptLinked = "adopt-linked",
     /// The record of an adopted volume is there; its images still have their old names, too.

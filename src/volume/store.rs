@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// A turn that was just given up may be held for some milliseconds more, by a child between fork and exec.
-const TURN_WAIT: Duration = Duration::from_millis(300);
+pub(super) const TURN_WAIT: Duration = Duration::from_millis(300);
 
 /// GlusterFS looks every 5 s whether its bricks have room again.
 const ROOM_WAIT: Duration = Duration::from_secs(8);

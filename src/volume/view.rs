@@ -1,5 +1,6 @@
 //! What the domain is asked for, and what it answers with.
 
+use super::backup_handle::BackupHandle;
 use super::id::{NodeId, SnapshotHandle, VolumeHandle};
 use super::record::Consistency;
 use serde::{Deserialize, Serialize};
@@ -18,7 +19,7 @@ pub enum VolumeKind {
     RawFull,
 }
 
-/// What a new volume starts as: a copy, made by reference.
+/// What a new volume starts as: a copy, made by reference, or brought back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum VolumeSource {
@@ -26,6 +27,8 @@ pub enum VolumeSource {
     Snapshot(SnapshotHandle),
     /// Of a volume, in use or not, as it is at that moment.
     Volume(VolumeHandle),
+    /// Of a backup, every byte of which is fetched and verified before the volume is ready.
+    Backup(BackupHandle),
 }
 
 impl std::fmt::Display for VolumeSource {
@@ -33,16 +36,18 @@ impl std::fmt::Display for VolumeSource {
         match self {
             VolumeSource::Snapshot(snapshot) => snapshot.fmt(f),
             VolumeSource::Volume(volume) => volume.fmt(f),
+            VolumeSource::Backup(backup) => backup.fmt(f),
         }
     }
 }
 
 impl VolumeSource {
-    /// The volume that it is, or was taken of.
-    pub fn volume(&self) -> VolumeHandle {
+    /// The volume that it is, or was taken of; none that is on a share, if it is a backup.
+    pub fn volume(&self) -> Option<VolumeHandle> {
         match self {
-            VolumeSource::Snapshot(snapshot) => snapshot.volume_handle(),
-            VolumeSource::Volume(volume) => volume.clone(),
+            VolumeSource::Snapshot(snapshot) => Some(snapshot.volume_handle()),
+            VolumeSource::Volume(volume) => Some(volume.clone()),
+            VolumeSource::Backup(_) => None,
         }
     }
 }

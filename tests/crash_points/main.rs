@@ -10,6 +10,7 @@ mod growth;
 mod imports;
 mod lifecycle;
 mod points;
+mod restores;
 mod share;
 #[path = "../support/mod.rs"]
 mod support;
@@ -34,6 +35,12 @@ fn scenarios(step: Step) -> &'static [(&'static str, Scenario)] {
             &[("same file", imports::import), ("another file", imports::import_another)]
         }
         Step::RepairKept | Step::RepairRebuilt | Step::RepairMoved => &[("clone", imports::repair)],
+        Step::RestoreRecorded
+        | Step::RestoreBegun
+        | Step::RestoreFetched
+        | Step::RestoreWhole
+        | Step::RestoreNamed
+        | Step::RestoreOverlaid => &[("qcow2", restores::restore), ("raw, larger", restores::restore_larger)],
         Step::AdoptLinked => &[("cinder", imports::adopt), ("repaired", imports::adopt_repaired)],
         Step::AdoptRecorded | Step::AdoptUnlinked => &[("cinder", imports::adopt)],
         Step::CloneAnnounced => &[("clone", lifecycle::clone)],

@@ -1,6 +1,7 @@
 //! What several integration tests need. A missing real part is a failing test that says what to do.
 #![allow(dead_code)]
 
+pub mod backups;
 pub mod cinder;
 pub mod disk;
 pub mod domain;

@@ -2,7 +2,7 @@
 
 use super::super::BackupError;
 use super::super::error::{TargetSnafu, UnsafeTargetSnafu};
-use super::super::restore::guard::{self, TargetKind};
+use super::super::restore::guard::{self, Allowed, TargetKind};
 use super::super::window::is_zero;
 use crate::host::fsio::rename_new;
 use snafu::{ResultExt, ensure};
@@ -27,7 +27,7 @@ impl Staged {
     pub fn beside(target: &Path, force: bool) -> Result<Self, BackupError> {
         let reason = "it exists already; --force replaces it";
         ensure!(force || fs::symlink_metadata(target).is_err(), UnsafeTargetSnafu { path: target, reason });
-        let (path, kind) = guard::check(target, true)?;
+        let (path, kind) = guard::check(target, Allowed { in_place: true, to_share: false })?;
         let reason = "it is a block device; an export makes files";
         ensure!(kind != TargetKind::BlockDevice, UnsafeTargetSnafu { path: target, reason });
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();

@@ -258,6 +258,18 @@ impl VolumeMeta {
         serde_json::to_string(self).expect("maps with text keys always become JSON")
     }
 
+    /// The metadata of its own that a volume had, as far as they are texts. `text` was checked with its manifest.
+    pub(in crate::backup) fn extra_in(text: &str) -> BTreeMap<String, String> {
+        #[derive(Deserialize)]
+        struct Envelope {
+            #[serde(default, rename = "volume-metadata")]
+            extra: BTreeMap<String, serde_json::Value>,
+        }
+        let envelope: Option<Envelope> = serde_json::from_str(text).ok();
+        let extra = envelope.map(|envelope| envelope.extra).unwrap_or_default().into_iter();
+        extra.filter_map(|(key, value)| Some((key, value.as_str()?.to_owned()))).collect()
+    }
+
     fn check(key: &str, text: &str) -> Result<(), FormatError> {
         #[derive(Deserialize)]
         struct Envelope {

@@ -20,14 +20,28 @@ pub(in crate::backup) enum TargetKind {
     BlockDevice,
 }
 
+/// What a restore was told that it may do.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::backup) struct Allowed {
+    /// Overwrite what is there.
+    pub in_place: bool,
+    /// Make a new file on a share.
+    pub to_share: bool,
+}
+
 /// The target with every link resolved, and what it is. Anything there needs `in_place`.
-pub(in crate::backup) fn check(target: &Path, in_place: bool) -> Result<(PathBuf, TargetKind), BackupError> {
+pub(in crate::backup) fn check(
+    target: &Path,
+    allowed: Allowed,
+) -> Result<(PathBuf, TargetKind), BackupError> {
     let refuse = |reason: String| UnsafeTargetSnafu { path: target, reason };
     let looked = TargetSnafu { operation: "looking at", path: target };
     let meta = match fs::metadata(target) {
         Err(e) if e.kind() == ErrorKind::NotFound => {
             let path = resolve_new(target).context(looked)?;
-            refuse_share(target, &path)?;
+            if !allowed.to_share {
+                refuse_share(target, &path)?;
+            }
             return Ok((path, TargetKind::New));
         }
         other => other.context(looked)?,
@@ -36,7 +50,7 @@ pub(in crate::backup) fn check(target: &Path, in_place: bool) -> Result<(PathBuf
     let kind = meta.file_type();
     ensure!(kind.is_file() || kind.is_block_device(), refuse("it is no file and no block device".to_owned()));
     refuse_share(target, &path)?;
-    ensure!(in_place, refuse("it exists already; --in-place overwrites it".to_owned()));
+    ensure!(allowed.in_place, refuse("it exists already; --in-place overwrites it".to_owned()));
     if let Some(user) = user_of(&meta, &path).context(looked)? {
         return refuse(user).fail();
     }

@@ -28,6 +28,7 @@ use crate::image::Format;
 use check::Job;
 use flow::Flow;
 pub use flow::Limits;
+use guard::Allowed;
 pub use guard::refuse_used_source;
 use hash_window::HashWindow;
 use plan::{Fetch, Plan, fold};
@@ -48,12 +49,16 @@ use uuid::Uuid;
 pub struct RestoreOptions {
     /// Which backup.
     pub backup: Uuid,
+    /// Whose it is, where that is known: then only this volume's objects are listed.
+    pub volume: Option<Uuid>,
     /// Into which file or device.
     pub to: PathBuf,
     /// As what.
     pub format: Format,
     /// Whether something that is there may be overwritten.
     pub in_place: bool,
+    /// The target is a new file on a share, which the share's records know of. Any other there is refused.
+    pub to_share: bool,
     /// Only these bytes of the volume, at the same place of the target; a new one has holes elsewhere.
     pub range: Option<Range<u64>>,
     /// What to do about damaged objects.
@@ -67,9 +72,11 @@ impl RestoreOptions {
     pub fn new(backup: Uuid, to: impl Into<PathBuf>) -> Self {
         RestoreOptions {
             backup,
+            volume: None,
             to: to.into(),
             format: Format::Raw,
             in_place: false,
+            to_share: false,
             range: None,
             damaged: Damaged::Fail,
             limits: Limits::default(),
@@ -137,10 +144,11 @@ impl Engine {
     ) -> Result<RestoreReport, BackupError> {
         let started = Instant::now();
         // Before the repository is asked: a refusal should be quick.
-        let (to, in_place) = (options.to.clone(), options.in_place);
-        blocking(move || guard::check(&to, in_place).map(drop)).await?;
+        let allowed = Allowed { in_place: options.in_place, to_share: options.to_share };
+        let to = options.to.clone();
+        blocking(move || guard::check(&to, allowed).map(drop)).await?;
         let catalog = self.catalog();
-        let chain = catalog.manifests(options.backup).await?;
+        let chain = catalog.manifests_of(options.volume, options.backup).await?;
         let ids = chain.links.iter().map(|(set, _)| set.prefix.backup()).collect();
         let prefix = chain.newest().prefix.clone();
         let reader = HashReader::open(&catalog, &prefix).await?;
@@ -153,7 +161,7 @@ impl Engine {
         progress.set_total(wanted.end - wanted.start);
         cancel.check()?;
         let (to, format) = (options.to.clone(), options.format);
-        let target = blocking(move || Target::open(&to, format, in_place, size, end)).await?;
+        let target = blocking(move || Target::open(&to, format, allowed, size, end)).await?;
         let writing = Arc::new(Writing::new(target, wanted, damaged, progress));
         let mut flow = Flow::new(
             Arc::clone(&self.store),

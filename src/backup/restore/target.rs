@@ -1,6 +1,6 @@
 //! Where a restore writes to. A new file has a name of its own until it is whole.
 
-use super::guard::{self, TargetKind};
+use super::guard::{self, Allowed, TargetKind};
 use super::zeros::{Written, make_zero, runs};
 use crate::backup::error::{BackupError, LockTargetSnafu, TargetSnafu, UnsafeTargetSnafu};
 use crate::host::fsio::rename_new;
@@ -47,11 +47,11 @@ impl Target {
     pub fn open(
         target: &Path,
         format: Format,
-        in_place: bool,
+        allowed: Allowed,
         size: u64,
         end: Option<u64>,
     ) -> Result<Self, BackupError> {
-        let (path, kind) = guard::check(target, in_place)?;
+        let (path, kind) = guard::check(target, allowed)?;
         let reason = "a block device takes raw bytes only, not --to-format qcow2";
         let device = kind == TargetKind::BlockDevice;
         ensure!(!(device && format == Format::Qcow2), UnsafeTargetSnafu { path: target, reason });
@@ -67,7 +67,8 @@ impl Target {
         ensure!(kind == TargetKind::New || end.is_none(), UnsafeTargetSnafu { path: target, reason });
         // A qcow2 in place is replaced as a whole: its old clusters are worth nothing.
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let staged = guard::folder(&path)?.join(format!(".{name}.restore-{}", Uuid::new_v4()));
+        let name = name.trim_start_matches('.');
+        let staged = guard::folder(&path)?.join(format!(".{name}.restore-{}.tmp", Uuid::new_v4()));
         let failed = TargetSnafu { operation: "making", path: &staged };
         let options = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&staged);
         let file = options.context(failed)?;

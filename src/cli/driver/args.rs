@@ -1,8 +1,9 @@
 //! Arguments that several roles take.
 
+use crate::backup::repositories::FileRepositories;
 use crate::csi::ShareSpec;
 use crate::gluster::{MountOption, Source};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Args;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -117,6 +118,34 @@ fn share_of(line: &str) -> Result<ShareSpec> {
         "{source} is a directory, which is not mounted with options"
     );
     Ok(ShareSpec { source, options })
+}
+
+/// The repositories that backups' handles name.
+#[derive(Clone, Debug, Args)]
+pub struct RepositoriesArg {
+    /// A JSON file with the repositories by name, for restores of bak://NAME/VOLUME/BACKUP and cinder://NAME/VOLUME/BACKUP:
+    /// {"NAME": {"repository": "s3://BUCKET", "endpoint": …}}. It is read again at each use.
+    #[arg(long, env = "STRATA_REPOSITORIES", value_name = "FILE")]
+    repositories: Option<PathBuf>,
+}
+
+impl RepositoriesArg {
+    /// Checked: a file that cannot be used at the start is somebody's slip.
+    pub fn get(&self) -> Result<FileRepositories> {
+        let repositories = match &self.repositories {
+            Some(file) => FileRepositories::new(file),
+            None => FileRepositories::none(),
+        };
+        repositories.check().map_err(|reason| anyhow!("--repositories: {reason}"))?;
+        Ok(repositories)
+    }
+
+    /// The same argument for a child process.
+    pub fn to_args(&self) -> Option<String> {
+        // The role may have another current folder than whoever typed the path.
+        let path = |file: &PathBuf| std::path::absolute(file).unwrap_or_else(|_| file.clone());
+        self.repositories.as_ref().map(|file| format!("--repositories={}", path(file).display()))
+    }
 }
 
 /// QEMU's programs.

@@ -1,12 +1,12 @@
 //! `strata controller`: CSI Identity and Controller.
 
 use super::agent::AgentTlsArgs;
-use super::args::{DRIVER, DataSocketArg, QemuImgArg, ShareArgs};
+use super::args::{DRIVER, DataSocketArg, QemuImgArg, RepositoriesArg, ShareArgs};
 use super::parts::{DataShares, look_after, sweep_regularly, tools};
 use super::policy::PolicyArgs;
 use super::{runtime, serve, stop_signal};
 use crate::agent::{AgentClient, CUT_LIMIT};
-use crate::csi::{ControllerService, IdentityService, Shares, Tidy};
+use crate::csi::{ControllerService, IdentityService, Restores, Shares, Tidy};
 use crate::data::DataClient;
 use crate::rpc::csi::controller_server::ControllerServer;
 use crate::rpc::csi::identity_server::IdentityServer;
@@ -41,6 +41,8 @@ pub struct ControllerArgs {
     #[command(flatten)]
     policy: PolicyArgs,
     #[command(flatten)]
+    repositories: RepositoriesArg,
+    #[command(flatten)]
     qemu: QemuImgArg,
 }
 
@@ -48,6 +50,7 @@ impl ControllerArgs {
     /// Serves until told to stop.
     pub fn run(self) -> Result<()> {
         let specs = self.shares.specs()?;
+        let repositories = self.repositories.get()?;
         let runtime = runtime()?;
         let served = runtime.block_on(async {
             let data = DataClient::new(&self.data.data_socket)?;
@@ -61,11 +64,12 @@ impl ControllerArgs {
             let shares = Arc::new(Shares::new(specs, Arc::new(DataShares::new(data)), tools));
             look_after(Arc::clone(&shares), self.shares.file(), |_| ()).await;
             let tidy = Tidy::new(Handle::current());
+            let restores = Restores::new(Handle::current(), Arc::new(repositories));
             let listener = uds::bind(&self.socket)?;
             sweep_regularly(Arc::clone(&shares), tidy.clone());
             let router = Server::builder()
                 .add_service(IdentityServer::new(IdentityService::new(self.driver_name)))
-                .add_service(ControllerServer::new(ControllerService::new(shares, tidy)));
+                .add_service(ControllerServer::new(ControllerService::new(shares, tidy, restores)));
             tracing::info!(socket = %self.socket.display(), "controller serves");
             let stop = async {
                 if let Err(error) = stop_signal().await {

@@ -6,7 +6,7 @@ mod layout;
 mod teardown;
 
 use super::certs::{CONTROLLER, NODE};
-use super::driver::args::{DRIVER, QemuImgArg, QemuStorageDaemonArg, ShareArgs};
+use super::driver::args::{DRIVER, QemuImgArg, QemuStorageDaemonArg, RepositoriesArg, ShareArgs};
 use super::driver::{MaxVolumesArg, PolicyArgs, STOP_LIMIT, private_dir, runtime, serve, stop_signal};
 use super::telemetry::LogFormat;
 use crate::rpc::uds;
@@ -47,6 +47,8 @@ pub struct StandaloneArgs {
     #[command(flatten)]
     max_volumes: MaxVolumesArg,
     #[command(flatten)]
+    repositories: RepositoriesArg,
+    #[command(flatten)]
     qemu_img: QemuImgArg,
     #[command(flatten)]
     qemu: QemuStorageDaemonArg,
@@ -69,6 +71,7 @@ impl StandaloneArgs {
     pub fn run(self, log_format: LogFormat) -> Result<()> {
         self.shares.specs()?;
         self.policy.policy()?;
+        self.repositories.get()?;
         self.max_volumes.number()?;
         private_dir(&self.dir)?;
         let layout = Layout::new(
@@ -155,6 +158,7 @@ impl StandaloneArgs {
         controller.push(format!("--socket={}", path(layout.controller_socket())?));
         controller.extend(common.clone());
         controller.extend(self.policy.to_args());
+        controller.extend(self.repositories.to_args());
         controller.extend(self.tls_args(CONTROLLER)?);
         let mut of_node = verb("node");
         of_node.push(format!("--socket={}", path(layout.node_socket())?));

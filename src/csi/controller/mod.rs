@@ -1,13 +1,14 @@
 //! The Controller service: one method for each RPC, which the files of this folder hold group by group.
 
 mod attach;
+mod backups;
 mod expand;
 mod inventory;
 mod snapshots;
 mod volumes;
 
 use super::call::Caller;
-use super::{shares::Shares, tidy::Tidy};
+use super::{restore::Restores, shares::Shares, tidy::Tidy};
 use crate::rpc::csi::controller_server::Controller;
 use crate::rpc::csi::controller_service_capability::rpc::Type as RpcType;
 use crate::rpc::csi::controller_service_capability::{Rpc, Type};
@@ -38,13 +39,14 @@ const CAPABILITIES: &[RpcType] = &[
 pub struct ControllerService {
     shares: Arc<Shares>,
     tidy: Tidy,
+    restores: Restores,
     caller: Caller,
 }
 
 impl ControllerService {
     /// Over these shares.
-    pub fn new(shares: Arc<Shares>, tidy: Tidy) -> Self {
-        ControllerService { shares, tidy, caller: Caller::default() }
+    pub fn new(shares: Arc<Shares>, tidy: Tidy, restores: Restores) -> Self {
+        ControllerService { shares, tidy, restores, caller: Caller::default() }
     }
 }
 

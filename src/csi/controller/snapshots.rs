@@ -2,7 +2,7 @@
 
 use super::ControllerService;
 use crate::csi::call::{Call, Patience};
-use crate::csi::request::{name, required, volume_handle};
+use crate::csi::request::{backup_handle, name, required, volume_handle};
 use crate::csi::snapshot_list::Listing;
 use crate::csi::{params, wire};
 use crate::rpc::csi::*;
@@ -62,6 +62,9 @@ pub(super) async fn list(
     request: Request<ListSnapshotsRequest>,
 ) -> Result<Response<ListSnapshotsResponse>, Status> {
     let (metadata, _, request) = request.into_parts();
+    if let Some(handle) = backup_handle(&request.snapshot_id)? {
+        return super::backups::list(service, &metadata, &request, handle).await;
+    }
     let listing = Listing::parse(&request)?;
     // Reading holds nobody up: any number at a time.
     let key = format!("listing {}", uuid::Uuid::new_v4());
@@ -75,7 +78,11 @@ pub(super) async fn get(
     request: Request<GetSnapshotRequest>,
 ) -> Result<Response<GetSnapshotResponse>, Status> {
     let (metadata, _, request) = request.into_parts();
-    let handle = required(&request.snapshot_id, "snapshot_id")?.parse::<SnapshotHandle>();
+    let text = required(&request.snapshot_id, "snapshot_id")?;
+    if let Some(handle) = backup_handle(text)? {
+        return super::backups::get(service, &metadata, handle).await;
+    }
+    let handle = text.parse::<SnapshotHandle>();
     let handle = handle.map_err(|error| Status::not_found(error.to_string()))?;
     let key = format!("{handle}, look {}", uuid::Uuid::new_v4());
     let call = Call { method: "GetSnapshot", key: &key, patience: Patience::Short };

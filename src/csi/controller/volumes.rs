@@ -1,14 +1,15 @@
 //! Volumes are made, deleted and asked about.
 
 use super::ControllerService;
+use super::backups::Wanted;
 use crate::csi::call::{Call, Patience};
 use crate::csi::placement::Wish;
 use crate::csi::request::{GIB, capacity, content_source, name, required, volume_handle};
-use crate::csi::{capability, params, wire};
+use crate::csi::{capability, params, restore, wire};
 use crate::rpc::csi::validate_volume_capabilities_response::Confirmed;
 use crate::rpc::csi::*;
-use crate::volume::{CreateVolume, VolumeHandle, VolumeId};
-use std::collections::HashMap;
+use crate::volume::{CreateVolume, VolumeHandle, VolumeId, VolumeSource};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
@@ -30,13 +31,20 @@ pub(super) async fn create(
             "an empty volume that is only read never gets a filesystem: name a snapshot or a volume as its source,              or ask for a mode that writes",
         ));
     }
+    let mut parameters: BTreeMap<String, String> = request.parameters.into_iter().collect();
+    parameters.extend(restore::parameters(&request.volume_capabilities));
+    if let Some(VolumeSource::Backup(handle)) = source.clone() {
+        let wanted = CreateVolume { name, required, limit, kind: class.kind, source, parameters };
+        let wanted = Wanted { handle, wanted, share: class.share, usage: request.volume_capabilities };
+        return super::backups::create(service, &metadata, wanted).await;
+    }
     let id = VolumeId::from_name(&name).to_string();
     let call = Call { method: "CreateVolume", key: &id, patience: Patience::Short };
     let (shares, tidy) = (Arc::clone(&service.shares), service.tidy.clone());
     service
         .caller
         .run(call, &metadata, move || {
-            let origin = source.as_ref().map(|source| source.volume().share);
+            let origin = source.as_ref().and_then(|source| Some(source.volume()?.share));
             let wish = match (&origin, class.share.as_deref()) {
                 (Some(share), _) => Wish::Of(share),
                 (None, Some(share)) => Wish::Named(share),
@@ -50,7 +58,7 @@ pub(super) async fn create(
                 limit,
                 kind: class.kind,
                 source,
-                parameters: request.parameters.into_iter().collect(),
+                parameters,
             })?;
             if made_from {
                 // Its chain may be longer than it should be.
