@@ -140,7 +140,7 @@ mod tests {
         assert_eq!(Listing::parse(&request).unwrap_err().code(), Code::Aborted);
         let request = ListSnapshotsRequest { max_entries: -1, ..Default::default() };
         assert_eq!(Listing::parse(&request).unwrap_err().code(), Code::InvalidArgument);
-        for handle in ["bak://r/v/b", "../../x", "none"] {
+        for handle in ["../../x", "none"] {
             let request = ListSnapshotsRequest { snapshot_id: handle.to_owned(), ..Default::default() };
             assert!(matches!(Listing::parse(&request).unwrap().filter, Filter::Nothing));
         }

@@ -1,6 +1,6 @@
 //! ControllerPublishVolume and its opposite.
 
-use super::{Rows, absent, id_of, lock};
+use super::{Rows, absent, backups, id_of, lock};
 use crate::calls::{NODE, create_request, mount};
 use crate::driver::Driver;
 use crate::requests::mode;
@@ -12,7 +12,12 @@ use tonic::Status;
 pub const RPCS: &[&str] = &["ControllerPublishVolume", "ControllerUnpublishVolume"];
 
 impl Driver {
-    async fn attach(&self, id: &str, node: &str, capability: Option<VolumeCapability>) -> Result<(), Status> {
+    pub async fn attach(
+        &self,
+        id: &str,
+        node: &str,
+        capability: Option<VolumeCapability>,
+    ) -> Result<(), Status> {
         let request = ControllerPublishVolumeRequest {
             volume_id: id.to_owned(),
             node_id: node.to_owned(),
@@ -44,9 +49,15 @@ impl Driver {
 #[tokio::test(flavor = "multi_thread")]
 async fn attaching_gets_the_documented_codes() {
     support::need_root();
-    let driver = Driver::start();
+    let dir = support::scratch();
+    let images = dir.path().join("share");
+    std::fs::create_dir(&images).unwrap();
+    let repositories = backups::prepare(dir.path());
+    let arguments = ["--repositories", &repositories];
+    let driver = Driver::on(dir, format!("dir:{}", images.display()), &arguments);
     let mut rows = Rows::of(RPCS);
     let it = "ControllerPublishVolume";
+    backups::attach(&driver, &mut rows).await;
     let id = driver.create(create_request("v")).await.unwrap().volume_id;
     let writer = || Some(mount("ext4"));
     rows.hold(it, "no volume id", driver.attach("", NODE, writer()).await);

@@ -1,6 +1,6 @@
 //! What there is: volumes, snapshots, room.
 
-use super::{Rows, absent, id_of, lock};
+use super::{Rows, absent, backups, id_of, lock};
 use crate::calls::create_request;
 use crate::driver::Driver;
 use crate::requests::mode;
@@ -46,7 +46,7 @@ impl Driver {
         self.controller().delete_snapshot(request).await.map(drop)
     }
 
-    async fn find_snapshot(&self, id: &str) -> Result<GetSnapshotResponse, Status> {
+    pub async fn find_snapshot(&self, id: &str) -> Result<GetSnapshotResponse, Status> {
         let request = GetSnapshotRequest { snapshot_id: id.to_owned(), ..Default::default() };
         Ok(self.controller().get_snapshot(request).await?.into_inner())
     }
@@ -56,7 +56,7 @@ impl Driver {
     }
 }
 
-fn listing(max: i32, token: &str, volume: &str, snapshot: &str) -> ListSnapshotsRequest {
+pub fn listing(max: i32, token: &str, volume: &str, snapshot: &str) -> ListSnapshotsRequest {
     ListSnapshotsRequest {
         max_entries: max,
         starting_token: token.to_owned(),
@@ -73,7 +73,9 @@ async fn listings_and_snapshots_get_the_documented_codes() {
     let (here, away) = (dir.path().join("share"), dir.path().join("away"));
     std::fs::create_dir(&here).unwrap();
     let missing = format!("dir:{}", away.display());
-    let driver = Driver::on(dir, format!("dir:{}", here.display()), &["--share", &missing]);
+    let repositories = backups::prepare(dir.path());
+    let arguments = ["--share", &missing, "--repositories", &repositories];
+    let driver = Driver::on(dir, format!("dir:{}", here.display()), &arguments);
     let mut rows = Rows::of(RPCS);
     rows.hold("ListVolumes", "share is away", driver.volumes(0, "").await);
     rows.hold("ListSnapshots", "share is away", driver.list_snapshots(listing(0, "", "", "")).await);
@@ -96,6 +98,7 @@ async fn listings_and_snapshots_get_the_documented_codes() {
     rows.hold("GetCapacity", "not offered", none);
 
     snapshots(&driver, &mut rows).await;
+    backups::look(&driver, &mut rows).await;
     look(&driver, &mut rows).await;
     rows.complete();
 }
@@ -128,7 +131,7 @@ async fn snapshots(driver: &Driver, rows: &mut Rows) {
     assert!(empty.entries.is_empty());
     rows.hold("GetSnapshot", "no snapshot id", driver.find_snapshot("").await);
     let gone = format!("{id}/00000000-0000-4000-8000-000000000000");
-    for handle in ["none", "bak://r/v/b", &id, &gone] {
+    for handle in ["none", "s3://r/v/b", &id, &gone] {
         rows.hold("GetSnapshot", "no such snapshot", driver.find_snapshot(handle).await);
         rows.hold("DeleteSnapshot", "no such snapshot", driver.drop_snapshot(handle).await);
     }

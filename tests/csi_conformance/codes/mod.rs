@@ -1,6 +1,7 @@
 //! Every row of docs/grpc-codes.md, over the socket.
 
 mod attaching;
+mod backups;
 mod inventory;
 mod node;
 mod volumes;
@@ -72,6 +73,7 @@ fn name(code: Code) -> &'static str {
         Code::OutOfRange => "OUT_OF_RANGE",
         Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
         Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
         Code::Aborted => "ABORTED",
         Code::Unimplemented => "UNIMPLEMENTED",
         _ => "another one",

@@ -1,6 +1,6 @@
 //! CreateVolume and what else is done to a volume as a whole.
 
-use super::{Rows, absent, id_of, lock, range};
+use super::{Rows, absent, backups, id_of, lock, range};
 use crate::calls::{GIB, NODE, block, create_request, mount};
 use crate::driver::Driver;
 use crate::requests::mode;
@@ -21,7 +21,7 @@ pub const RPCS: &[&str] = &[
 
 impl Driver {
     /// Once: the helpers ask again when they are told to.
-    async fn create_once(&self, request: CreateVolumeRequest) -> Result<Volume, Status> {
+    pub async fn create_once(&self, request: CreateVolumeRequest) -> Result<Volume, Status> {
         Ok(self.controller().create_volume(request).await?.into_inner().volume.unwrap())
     }
 
@@ -66,12 +66,12 @@ fn with(name: &str, capabilities: Vec<VolumeCapability>) -> CreateVolumeRequest 
     CreateVolumeRequest { volume_capabilities: capabilities, ..create_request(name) }
 }
 
-fn from(name: &str, source: Type) -> CreateVolumeRequest {
+pub fn from(name: &str, source: Type) -> CreateVolumeRequest {
     let volume_content_source = Some(VolumeContentSource { r#type: Some(source) });
     CreateVolumeRequest { volume_content_source, ..create_request(name) }
 }
 
-fn snapshot(id: &str) -> Type {
+pub fn snapshot(id: &str) -> Type {
     Type::Snapshot(SnapshotSource { snapshot_id: id.to_owned() })
 }
 
@@ -86,12 +86,15 @@ async fn volumes_get_the_documented_codes() {
     let (here, away) = (dir.path().join("share"), dir.path().join("away"));
     std::fs::create_dir(&here).unwrap();
     let away = format!("dir:{}", away.display());
-    let arguments = ["--share", &away, "--oversubscription", "1", "--reserve", "1"];
+    let repositories = backups::prepare(dir.path());
+    let arguments =
+        ["--share", &away, "--oversubscription", "1", "--reserve", "1", "--repositories", &repositories];
     let driver = Driver::on(dir, format!("dir:{}", here.display()), &arguments);
     let mut rows = Rows::of(RPCS);
     create(&driver, &mut rows, &away).await;
     delete(&driver, &mut rows).await;
     grow_and_validate(&driver, &mut rows).await;
+    backups::create(&driver, &mut rows).await;
     rows.complete();
 }
 
