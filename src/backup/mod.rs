@@ -30,7 +30,8 @@ mod verify_set;
 mod window;
 
 pub use create::{
-    CHOOSE_HASH_BLOCK, CreateOptions, CreateReport, DEFAULT_CONCURRENCY, DEFAULT_MEMORY, ParentChoice, Resume,
+    CHOOSE_HASH_BLOCK, CreateOptions, CreateReport, DEFAULT_CONCURRENCY, DEFAULT_MEMORY, DEFAULT_SPLIT,
+    ParentChoice, Resume,
 };
 pub use delete::DeleteReport;
 pub use diff::{ByteRange, DiffReport};

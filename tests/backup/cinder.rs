@@ -69,6 +69,7 @@ async fn what_is_written_is_what_cinder_writes(
             parent,
             compression,
             chunk_size,
+            split: 1,
             hash_block,
             name: text("backup_name"),
             description: text("backup_description"),

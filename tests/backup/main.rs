@@ -28,6 +28,7 @@ mod resume;
 mod s3_server;
 mod sizes;
 mod snapshot;
+mod split;
 #[path = "../support/mod.rs"]
 mod support;
 mod util;

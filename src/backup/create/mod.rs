@@ -4,6 +4,7 @@ mod hash_writer;
 mod limit;
 mod memory;
 mod options;
+mod pack;
 mod parent;
 mod piece;
 mod pipeline;
@@ -13,7 +14,8 @@ mod upload;
 mod window;
 
 pub use options::{
-    CHOOSE_HASH_BLOCK, CreateOptions, CreateReport, DEFAULT_CONCURRENCY, DEFAULT_MEMORY, ParentChoice, Resume,
+    CHOOSE_HASH_BLOCK, CreateOptions, CreateReport, DEFAULT_CONCURRENCY, DEFAULT_MEMORY, DEFAULT_SPLIT,
+    ParentChoice, Resume,
 };
 
 use super::catalog::{self, BackupSet, Catalog};
@@ -167,7 +169,7 @@ impl Attempt<'_> {
             block,
             join: self.options.join,
             zeros: ZeroText::new(block, (self.options.chunk_size / block) as usize),
-            pieces: Pieces::new(self.options.compression, self.options.chunk_size),
+            pieces: Pieces::new(self.options.compression, self.options.chunk_size, self.options.part(block)),
             cancel: self.cancel.clone(),
             is_over: AtomicBool::new(false),
         }

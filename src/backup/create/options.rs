@@ -44,6 +44,11 @@ pub const DEFAULT_MEMORY: u64 = 256 << 20;
 /// Enough to hide a round trip to the store, few enough for a small server.
 pub const DEFAULT_CONCURRENCY: usize = 4;
 
+/// As many MD5s as are computed side by side: objects of 6.25 MiB.
+pub const DEFAULT_SPLIT: u64 = 8;
+/// Smaller objects cost a store more than they save.
+const MIN_PART: u64 = 4 << 20;
+
 /// How to make a backup.
 #[derive(Clone, Debug)]
 pub struct CreateOptions {
@@ -53,8 +58,11 @@ pub struct CreateOptions {
     pub parent: ParentChoice,
     /// Of chunks that shrink by it.
     pub compression: Compression,
-    /// A multiple of `hash_block`.
+    /// Bytes of the volume in one window: zeros become objects of it. A multiple of `hash_block`.
     pub chunk_size: u64,
+    /// Objects that the data of one window becomes, at most: their MD5s are computed side by side. Never smaller ones
+    /// than `MIN_PART`; 1 for Cinder's own, one per window.
+    pub split: u64,
     /// Bytes per hash: the grain of an incremental backup; or `CHOOSE_HASH_BLOCK`.
     pub hash_block: u64,
     /// Part of the objects' names.
@@ -88,6 +96,7 @@ impl CreateOptions {
             parent: ParentChoice::None,
             compression: Compression::default(),
             chunk_size: DEFAULT_CHUNK_SIZE,
+            split: DEFAULT_SPLIT,
             hash_block: DEFAULT_HASH_BLOCK,
             zone: ZoneName::default(),
             name: None,
@@ -110,6 +119,7 @@ impl CreateOptions {
         ensure!(chunk >= MIN_HASH_BLOCK, bad(reason));
         let reason = format!("a chunk has at most {MAX_CHUNK_SIZE} bytes, not {chunk}");
         ensure!(chunk <= MAX_CHUNK_SIZE, bad(reason));
+        ensure!(self.split > 0, bad("a chunk becomes at least one object".to_owned()));
         ensure!(self.concurrency > 0, bad("at least one upload at a time".to_owned()));
         ensure!(self.limit_rate != Some(0), bad("a rate of 0 bytes per second never ends".to_owned()));
         if block == CHOOSE_HASH_BLOCK {
@@ -120,6 +130,12 @@ impl CreateOptions {
         let reason = format!("the chunk size {chunk} is no multiple of the hash block size {block}");
         ensure!(chunk % block == 0, bad(reason));
         Ok(())
+    }
+
+    /// Bytes of an object with data, at most: whole hash blocks.
+    pub(super) fn part(&self, block: u64) -> u64 {
+        let part = self.chunk_size.div_ceil(self.split).max(MIN_PART);
+        part.next_multiple_of(block).min(self.chunk_size)
     }
 
     /// The hash block of a backup without a parent.
@@ -192,6 +208,8 @@ mod tests {
             CreateOptions { chunk_size, hash_block: CHOOSE_HASH_BLOCK, ..CreateOptions::new(Uuid::nil()) };
         options.check(size).unwrap();
         assert_eq!(options.own_block(size).unwrap(), block);
+        let part = options.part(block);
+        assert!(part.is_multiple_of(block) && part <= chunk_size && part * 8 >= chunk_size);
         let odd = CreateOptions { chunk_size: 1001, ..options };
         assert!(odd.own_block(size).is_err());
     }

@@ -2,11 +2,12 @@
 
 use super::memory::{Buffer, Reservation};
 use crate::backup::BackupError;
-use crate::backup::format::{Compression, Packer, hex, md5_hex};
+use crate::backup::format::{Compression, Packer, hex};
 use crate::backup::window::is_zero;
 use bytes::Bytes;
 use md5_lanes::Md5;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
@@ -21,36 +22,24 @@ pub(super) struct Piece {
     pub body: Bytes,
 }
 
-/// Makes pieces. Packers are used again; a whole chunk of zeros is made once.
+/// Makes pieces. Packers are used again; zeros of the usual lengths are made once.
 pub(super) struct Pieces {
     compression: Compression,
     chunk: u64,
+    /// Bytes of a piece at most, unless all of them are zeros.
+    part: u64,
     packers: Mutex<Vec<Packer>>,
-    zero_chunk: OnceLock<Piece>,
-}
-
-/// A piece that is fed bit by bit.
-pub(super) struct Feed<'a> {
-    pieces: &'a Pieces,
-    packer: Option<Packer>,
-    md5: Md5,
-    length: u64,
-    left: u64,
-    /// The last of what it has had, not taken yet.
-    zeros: u64,
-    limit: usize,
-    out: &'a mut Buffer,
-    used: usize,
-    fits: bool,
+    zeros: Mutex<BTreeMap<u64, Piece>>,
 }
 
 impl Pieces {
-    pub fn new(compression: Compression, chunk: u64) -> Self {
-        Pieces { compression, chunk, packers: Mutex::default(), zero_chunk: OnceLock::new() }
+    pub fn new(compression: Compression, chunk: u64, part: u64) -> Self {
+        Pieces { compression, chunk, part, packers: Mutex::default(), zeros: Mutex::default() }
     }
 
-    pub fn compression(&self) -> Compression {
-        self.compression
+    /// Bytes of a piece at most, unless all of them are zeros.
+    pub fn part(&self) -> u64 {
+        self.part
     }
 
     fn packer(&self) -> Packer {
@@ -61,72 +50,72 @@ impl Pieces {
         self.packers.lock().unwrap_or_else(PoisonError::into_inner).push(packer);
     }
 
-    /// Whether a sample of a chunk shrinks at all.
-    pub fn shrinks(&self, sample: &[u8], scratch: &mut [u8]) -> Result<bool, BackupError> {
-        let mut packer = self.packer();
-        let shrinks = packer.shrinks(sample, scratch)?;
-        self.keep(packer);
-        Ok(shrinks)
-    }
-
-    /// Begins a piece of `length` bytes.
-    pub fn begin<'a>(
-        &'a self,
-        length: u64,
-        compression: Compression,
-        out: &'a mut Buffer,
-    ) -> Result<Feed<'a>, BackupError> {
-        let mut packer = self.packer();
-        packer.begin(compression, length)?;
-        // What takes as many bytes as before has not shrunk (B2).
-        let limit = if compression == Compression::None { length } else { length - 1 } as usize;
-        let md5 = Md5::default();
-        Ok(Feed {
-            pieces: self,
-            packer: Some(packer),
-            md5,
-            length,
-            left: length,
-            zeros: 0,
-            limit,
-            out,
-            used: 0,
-            fits: true,
-        })
-    }
-
-    /// A piece from its bytes.
-    pub fn pack(&self, offset: u64, bytes: &[u8], memory: &mut Reservation) -> Result<Piece, BackupError> {
+    /// A piece of a buffer's bytes, with `spare` of at least as many to compress into. Answers the buffer that
+    /// is free then. `probe`: bytes that may be noise altogether are tried first, for compressing noise costs
+    /// more than all the rest.
+    pub fn pack_buffer(
+        &self,
+        offset: u64,
+        md5: &[u8; 16],
+        raw: Buffer,
+        mut spare: Buffer,
+        probe: bool,
+    ) -> Result<(Piece, Buffer), BackupError> {
+        let bytes = raw.as_ref();
         let length = bytes.len() as u64;
-        if length == self.chunk && is_zero(bytes) {
-            return self.zeros(offset, length);
-        }
+        let (compression, body, free) = match self.compress(bytes, spare.bytes(), probe)? {
+            Some(used) => (self.compression, shrunk(spare, used), raw),
+            None => (Compression::None, Bytes::from_owner(raw), spare),
+        };
+        Ok((Piece { offset, length, compression, md5: hex(md5), body }, free))
+    }
+
+    /// A piece of bytes that stay where they are.
+    pub fn pack_bytes(
+        &self,
+        offset: u64,
+        md5: &[u8; 16],
+        bytes: &[u8],
+        memory: &mut Reservation,
+    ) -> Result<Piece, BackupError> {
         let mut out = memory.buffer(bytes.len());
-        let mut compression = self.compression;
-        let mut feed = self.begin(length, compression, &mut out)?;
-        feed.feed(bytes)?;
-        let digest = feed.end()?;
-        let (md5, used) = match digest {
-            Some(done) => done,
+        let (compression, body) = match self.compress(bytes, out.bytes(), false)? {
+            Some(used) => (self.compression, shrunk(out, used)),
             None => {
-                compression = Compression::None;
                 out.bytes().copy_from_slice(bytes);
-                (md5_hex(bytes), bytes.len())
+                (Compression::None, Bytes::from_owner(out))
             }
         };
-        Ok(finish(offset, length, compression, md5, used, out))
+        Ok(Piece { offset, length: bytes.len() as u64, compression, md5: hex(md5), body })
+    }
+
+    /// Into how many bytes of `out` it goes; `None` where they would not be fewer (B2).
+    fn compress(&self, bytes: &[u8], out: &mut [u8], probe: bool) -> Result<Option<usize>, BackupError> {
+        if self.compression == Compression::None {
+            return Ok(None);
+        }
+        let mut packer = self.packer();
+        let used = match probe && !packer.looks_compressible(bytes, out)? {
+            true => None,
+            false => packer.pack(self.compression, bytes, &mut out[..bytes.len() - 1])?,
+        };
+        self.keep(packer);
+        Ok(used)
     }
 
     /// A piece of zeros.
     pub fn zeros(&self, offset: u64, length: u64) -> Result<Piece, BackupError> {
-        if length != self.chunk {
+        let is_usual = length == self.chunk || length.is_multiple_of(self.part);
+        if !is_usual {
             return self.pack_zeros(offset, length);
         }
-        if let Some(known) = self.zero_chunk.get() {
-            return Ok(Piece { offset, ..known.clone() });
-        }
-        let made = self.pack_zeros(offset, length)?;
-        Ok(Piece { offset, ..self.zero_chunk.get_or_init(|| made).clone() })
+        // Held while it is made: others wait for it, and use it.
+        let mut known = self.zeros.lock().unwrap_or_else(PoisonError::into_inner);
+        let piece = match known.get(&length) {
+            Some(piece) => piece.clone(),
+            None => known.entry(length).or_insert(self.pack_zeros(offset, length)?).clone(),
+        };
+        Ok(Piece { offset, ..piece })
     }
 
     /// In small steps: nothing of that length is ever in memory, unless it is to be stored as it is.
@@ -154,63 +143,14 @@ impl Pieces {
     }
 }
 
-/// A piece of what a buffer holds.
-pub(super) fn finish(
-    offset: u64,
-    length: u64,
-    compression: Compression,
-    md5: String,
-    used: usize,
-    mut out: Buffer,
-) -> Piece {
-    // A buffer is paid for whole: a small body is not worth keeping a large one.
+/// The first bytes of a buffer. It is paid for whole: a small body is not worth keeping a large one.
+fn shrunk(mut out: Buffer, used: usize) -> Bytes {
     let is_small = used < out.as_ref().len() / 4;
     out.truncate(used);
-    let body = Bytes::from_owner(if is_small { out.shrunk() } else { out });
-    Piece { offset, length, compression, md5, body }
+    Bytes::from_owner(if is_small { out.shrunk() } else { out })
 }
 
-impl Feed<'_> {
-    /// Takes the next bytes, all of them zeros: not looked at unless something else follows.
-    pub fn feed_zeros(&mut self, length: u64) {
-        self.zeros += length;
-    }
-
-    /// Whether it has had nothing but zeros.
-    pub fn is_all_zero(&self) -> bool {
-        self.zeros == self.length
-    }
-
-    /// Takes the next bytes; `false` once it is certain that the piece does not shrink.
-    pub fn feed(&mut self, bytes: &[u8]) -> Result<bool, BackupError> {
-        let zeros = std::mem::take(&mut self.zeros);
-        for _ in 0..zeros / ZEROS.len() as u64 {
-            self.take(&ZEROS)?;
-        }
-        self.take(&ZEROS[..(zeros % ZEROS.len() as u64) as usize])?;
-        self.take(bytes)
-    }
-
-    fn take(&mut self, bytes: &[u8]) -> Result<bool, BackupError> {
-        if !self.fits || bytes.is_empty() {
-            return Ok(self.fits);
-        }
-        self.left -= bytes.len() as u64;
-        self.md5.update(bytes);
-        if let Some(packer) = &mut self.packer {
-            let out = &mut self.out.bytes()[..self.limit];
-            self.fits = packer.feed(bytes, self.left == 0, out, &mut self.used)?;
-        }
-        Ok(self.fits)
-    }
-
-    /// Its MD5 and how many bytes it takes; `None` if it did not shrink.
-    pub fn end(mut self) -> Result<Option<(String, usize)>, BackupError> {
-        self.feed(&[])?;
-        if let Some(packer) = self.packer.take() {
-            self.pieces.keep(packer);
-        }
-        let Feed { md5, used, fits, .. } = self;
-        Ok(fits.then(|| (hex(&md5.finish()), used)))
-    }
+/// Whether a run of blocks is zeros that are worth an object of their own.
+pub(super) fn is_worth_zeros(bytes: &[u8], part: u64) -> bool {
+    bytes.len() as u64 >= part && is_zero(bytes)
 }

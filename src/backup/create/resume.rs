@@ -56,13 +56,14 @@ pub(super) async fn begin(
                           name the backup with --resume ID";
             let point = source.point().context(BadRequestSnafu { reason })?;
             let what = format!(
-                "{} {} {} {} {parent:?} {} {} {block} {}",
+                "{} {} {} {} {parent:?} {} {} {} {block} {}",
                 options.volume,
                 point.incarnation,
                 point.snapshot,
                 source.size(),
                 options.compression,
                 options.chunk_size,
+                options.split,
                 options.join
             );
             // The same snapshot may be backed up twice on purpose: the next id, then.

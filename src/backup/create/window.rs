@@ -1,13 +1,15 @@
-//! One chunk window of a backup: read, tell zeros, hash, compare with the parent, compress, digest. Pure work,
+//! One chunk window of a backup: read, tell zeros, hash, compare with the parent, digest, compress. Pure work,
 //! blocking. Bytes are read in steps that fit the second-level cache, and hashed while they are in it.
 
 use super::memory::Reservation;
-use super::piece::{Piece, Pieces, finish};
+use super::pack::{Part, cut};
+use super::piece::{Piece, Pieces};
 use crate::backup::error::SourceLostSnafu;
-use crate::backup::format::{Compression, ENTRY, ZeroText, digest_of, entry};
+use crate::backup::format::{ENTRY, ZeroText, digest_of, entry};
 use crate::backup::window::is_zero;
 use crate::backup::{BackupError, Cancel, SnapshotSource};
 use bytes::Bytes;
+use sha256_pairs::sha256_pair;
 use snafu::ensure;
 use std::ops::Range;
 use std::sync::Arc;
@@ -54,9 +56,10 @@ impl WindowWork {
         let bytes: u64 = parts.iter().map(|part| part.end - part.start).sum();
         let span = parts.last().map_or(0, |last| last.end) - parts.first().map_or(0, |first| first.start);
         let text = span.div_ceil(self.block) * ENTRY as u64 + known as u64;
-        let raw = if known == 0 { self.step().min(bytes) } else { bytes };
+        let compares = parts.len() > 1 || known > 0;
+        let out = if compares { bytes } else { self.pieces.part().min(bytes) };
         // Permits are whole pages.
-        raw + bytes + text + (3 << 12)
+        bytes + out + text + ((3 + bytes / self.pieces.part()) << 12)
     }
 
     fn step(&self) -> u64 {
@@ -71,7 +74,7 @@ impl WindowWork {
         }
     }
 
-    /// Nothing to compare with: compressed as it is read, and never in memory as a whole.
+    /// Nothing to compare with: part by part, each of which gives its memory back when it is compressed.
     fn store_all(&self, range: Range<u64>, mut memory: Reservation) -> Result<WindowResult, BackupError> {
         let length = range.end - range.start;
         let data = self.data(&range)?;
@@ -84,38 +87,38 @@ impl WindowWork {
                 bytes_joined: 0,
             });
         }
-        let mut scratch = memory.buffer(self.step().min(length) as usize);
-        let mut out = memory.buffer(length as usize);
-        let mut bytes_read = 0;
-        let mut compression = self.pieces.compression();
-        if !self.looks_compressible(length, &data, scratch.bytes(), out.bytes(), &mut bytes_read)? {
-            compression = Compression::None;
+        let mut text = Vec::with_capacity(length.div_ceil(self.block) as usize * ENTRY);
+        let (mut parts, mut bytes_read) = (Vec::new(), 0);
+        for part in cut(range.clone(), self.pieces.part()) {
+            parts.extend(self.read_part(part, &data, &mut text, &mut memory, &mut bytes_read)?);
         }
-        loop {
-            let mut text = Vec::with_capacity(length.div_ceil(self.block) as usize * ENTRY);
-            let mut piece = self.pieces.begin(length, compression, &mut out)?;
-            for at in (range.start..range.end).step_by(self.step() as usize) {
-                let part = at..range.end.min(at + self.step());
-                let bytes = &mut scratch.bytes()[..(part.end - part.start) as usize];
-                let has_data = self.fill(bytes, &part, &data, &mut bytes_read)?;
-                if self.hash(bytes, has_data, &mut text) {
-                    piece.feed_zeros(bytes.len() as u64);
-                } else if !piece.feed(bytes)? {
-                    break;
-                }
-            }
-            // What is allocated may be zeros all the same.
-            if piece.is_all_zero() {
-                let pieces = vec![self.pieces.zeros(range.start, length)?];
-                return Ok(WindowResult { text: text.into(), pieces, bytes_read, bytes_joined: 0 });
-            }
-            if let Some((md5, used)) = piece.end()? {
-                let pieces = vec![finish(range.start, length, compression, md5, used, out)];
-                return Ok(WindowResult { text: text.into(), pieces, bytes_read, bytes_joined: 0 });
-            }
-            // It does not shrink: stored as it is (B2), and read once more for that.
-            compression = Compression::None;
+        let pieces = self.pack_parts(&range, parts, memory)?;
+        Ok(WindowResult { text: text.into(), pieces, bytes_read, bytes_joined: 0 })
+    }
+
+    /// Reads and hashes a part; `None` if all of it is zeros.
+    fn read_part(
+        &self,
+        range: Range<u64>,
+        data: &[Range<u64>],
+        text: &mut Vec<u8>,
+        memory: &mut Reservation,
+        bytes_read: &mut u64,
+    ) -> Result<Option<Part>, BackupError> {
+        let length = range.end - range.start;
+        if !data.iter().any(|data| data.start < range.end && range.start < data.end) {
+            text.extend_from_slice(&self.zeros.many(length));
+            return Ok(None);
         }
+        let (mut raw, mut zeros) = (memory.buffer(length as usize), 0);
+        for step in cut(range.clone(), self.step()) {
+            let at = (step.start - range.start) as usize..(step.end - range.start) as usize;
+            let bytes = &mut raw.bytes()[at];
+            let has_data = self.fill(bytes, &step, data, bytes_read)?;
+            zeros += self.hash(bytes, has_data, text);
+        }
+        // Zeros shrink, whatever lies between them.
+        Ok((zeros < length).then_some(Part { range, raw, probe: zeros < length / 64 }))
     }
 
     /// Each run of blocks whose hash is not the parent's is stored (B6).
@@ -131,8 +134,7 @@ impl WindowWork {
         let mut runs: Vec<(Range<u64>, usize)> = Vec::new();
         for (part, data) in parts.iter().zip(&data) {
             let mut run: Option<(Range<u64>, usize)> = None;
-            for at in (part.start..part.end).step_by(self.step() as usize) {
-                let step = at..part.end.min(at + self.step());
+            for step in cut(part.clone(), self.step()) {
                 let length = (step.end - step.start) as usize;
                 let mut hashes = Vec::new();
                 if let Some(raw) = &mut raw {
@@ -161,17 +163,7 @@ impl WindowWork {
             }
             runs.extend(run);
         }
-        let mut pieces = Vec::with_capacity(runs.len());
-        for (run, at) in runs {
-            let length = run.end - run.start;
-            pieces.push(match &raw {
-                None => self.pieces.zeros(run.start, length)?,
-                Some(raw) => {
-                    self.check()?;
-                    self.pieces.pack(run.start, &raw.as_ref()[at..at + length as usize], &mut memory)?
-                }
-            });
-        }
+        let pieces = self.pack_runs(runs, raw.as_ref().map(AsRef::as_ref), &mut memory)?;
         Ok(WindowResult { text: text.into(), pieces, bytes_read, bytes_joined })
     }
 
@@ -206,57 +198,32 @@ impl WindowWork {
         Ok(has_data)
     }
 
-    /// Adds the hashes of `bytes`; answers whether all of them are zero.
-    fn hash(&self, bytes: &[u8], has_data: bool, text: &mut Vec<u8>) -> bool {
+    /// Adds the hashes of `bytes`; answers how many of them lie in blocks of zeros.
+    fn hash(&self, bytes: &[u8], has_data: bool, text: &mut Vec<u8>) -> u64 {
         if !has_data {
             text.extend_from_slice(&self.zeros.many(bytes.len() as u64));
-            return true;
+            return bytes.len() as u64;
         }
-        let mut is_all_zero = true;
+        let (mut zeros, mut waiting) = (0, None);
         for block in bytes.chunks(self.block as usize) {
+            let at = text.len();
             if is_zero(block) {
                 text.extend_from_slice(&self.zeros.of(block.len() as u64));
-            } else {
-                text.extend_from_slice(&entry(&digest_of(block)));
-                is_all_zero = false;
+                zeros += block.len() as u64;
+                continue;
             }
+            text.resize(at + ENTRY, 0);
+            // By pairs: two take little longer than one.
+            let Some((before, earlier)) = waiting.replace((at, block)) else { continue };
+            let [one, other] = sha256_pair(earlier, block);
+            text[before..before + ENTRY].copy_from_slice(&entry(&one));
+            text[at..at + ENTRY].copy_from_slice(&entry(&other));
+            waiting = None;
         }
-        is_all_zero
-    }
-
-    /// Tries a few places of the window, for compressing noise costs more than all the rest.
-    fn looks_compressible(
-        &self,
-        length: u64,
-        data: &[Range<u64>],
-        sample: &mut [u8],
-        scratch: &mut [u8],
-        bytes_read: &mut u64,
-    ) -> Result<bool, BackupError> {
-        const PLACES: u64 = 16;
-        const PLACE: u64 = 16 << 10;
-        let total: u64 = data.iter().map(|part| part.end - part.start).sum();
-        // Holes shrink, whatever lies between them.
-        let has_holes = total < length - length / 64;
-        if self.pieces.compression() == Compression::None || total < 2 * PLACES * PLACE || has_holes {
-            return Ok(true);
+        if let Some((at, block)) = waiting {
+            text[at..at + ENTRY].copy_from_slice(&entry(&digest_of(block)));
         }
-        let mut filled = 0;
-        for place in 0..PLACES {
-            let mut at = total / PLACES * place;
-            for part in data {
-                let length = part.end - part.start;
-                if at < length {
-                    let bytes = PLACE.min(length - at) as usize;
-                    self.source.read_at(&mut sample[filled..filled + bytes], part.start + at)?;
-                    *bytes_read += bytes as u64;
-                    filled += bytes;
-                    break;
-                }
-                at -= length;
-            }
-        }
-        self.pieces.shrinks(&sample[..filled], scratch)
+        zeros
     }
 
     /// Whether a block has that hash.
@@ -268,7 +235,7 @@ impl WindowWork {
         Ok(text == hash)
     }
 
-    fn check(&self) -> Result<(), BackupError> {
+    pub fn check(&self) -> Result<(), BackupError> {
         self.cancel.check()?;
         // Whoever failed has said why.
         ensure!(!self.is_over.load(Ordering::Relaxed), crate::backup::error::CancelledSnafu);

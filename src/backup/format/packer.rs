@@ -1,17 +1,22 @@
-//! Compression of a chunk that is fed bit by bit, into a buffer that is smaller than the chunk: what does not
+//! Compression of a chunk, whole or fed bit by bit, into a buffer that is smaller than the chunk: what does not
 //! fit has not shrunk (B2). One packer serves one thread, its zstd tables are used again.
 
 use super::codec::{CodecError, Compression, ZSTD_LEVEL};
 use std::fmt;
 use std::io;
-use zstd::zstd_safe::zstd_sys::ZSTD_EndDirective;
+use zstd::zstd_safe::zstd_sys::{ZSTD_EndDirective, ZSTD_ErrorCode};
 use zstd::zstd_safe::{CCtx, CParameter, InBuffer, OutBuffer, ResetDirective, get_error_name};
+
+/// Where a probe looks, and how many bytes it takes there.
+const PLACES: usize = 16;
+const PLACE: usize = 16 << 10;
 
 /// A compressor that is used again and again.
 pub struct Packer {
     zstd: CCtx<'static>,
     /// Of the probe, which is about speed.
     quick: CCtx<'static>,
+    sample: Vec<u8>,
     chunk: Chunk,
 }
 
@@ -31,7 +36,7 @@ impl fmt::Debug for Packer {
 
 impl Default for Packer {
     fn default() -> Self {
-        Packer { zstd: CCtx::create(), quick: CCtx::create(), chunk: Chunk::None }
+        Packer { zstd: CCtx::create(), quick: CCtx::create(), sample: Vec::new(), chunk: Chunk::None }
     }
 }
 
@@ -45,17 +50,46 @@ impl Packer {
             }
             Compression::Bz2 => Chunk::Bz2(bzip2::Compress::new(bzip2::Compression::best(), 0)),
             Compression::Zstd => {
-                let begun = self
-                    .zstd
-                    .reset(ResetDirective::SessionOnly)
-                    .and_then(|_| self.zstd.set_parameter(CParameter::CompressionLevel(ZSTD_LEVEL)))
-                    // The content size goes into the header: Cinder needs it to unpack the frame.
-                    .and_then(|_| self.zstd.set_pledged_src_size(Some(length)));
-                begun.map_err(|code| zstd_error(compression, code))?;
+                self.begin_zstd()?;
+                // The content size goes into the header: Cinder needs it to unpack the frame.
+                let pledged = self.zstd.set_pledged_src_size(Some(length));
+                pledged.map_err(|code| zstd_error(compression, code))?;
                 Chunk::Zstd
             }
         };
         Ok(())
+    }
+
+    fn begin_zstd(&mut self) -> Result<(), CodecError> {
+        let begun = self
+            .zstd
+            .reset(ResetDirective::SessionOnly)
+            .and_then(|_| self.zstd.set_parameter(CParameter::CompressionLevel(ZSTD_LEVEL)));
+        begun.map(drop).map_err(|code| zstd_error(Compression::Zstd, code))
+    }
+
+    /// Compresses a chunk that is in memory whole. What is fed bit by bit goes through a ring inside zstd, which costs
+    /// a copy and, where the ring wraps, its slower loop; here it reads the chunk where it lies. Answers how many
+    /// bytes of `out` it takes, `None` where they are not enough.
+    pub fn pack(
+        &mut self,
+        compression: Compression,
+        data: &[u8],
+        out: &mut [u8],
+    ) -> Result<Option<usize>, CodecError> {
+        if compression == Compression::Zstd {
+            self.begin_zstd()?;
+            self.chunk = Chunk::None;
+            // Writes the content size of itself.
+            return match self.zstd.compress2(out, data) {
+                Ok(used) => Ok(Some(used)),
+                Err(code) if is_too_small(code) => Ok(None),
+                Err(code) => Err(zstd_error(compression, code)),
+            };
+        }
+        let mut used = 0;
+        self.begin(compression, data.len() as u64)?;
+        Ok(self.feed(data, true, out, &mut used)?.then_some(used))
     }
 
     /// Compresses the next bytes of the chunk into `out` from `used` on; with `last` the chunk ends. `false` once
@@ -79,8 +113,22 @@ impl Packer {
         }
     }
 
-    /// Whether a sample of a chunk shrinks at all, told by the quickest of the compressors.
-    pub fn shrinks(&mut self, sample: &[u8], scratch: &mut [u8]) -> Result<bool, CodecError> {
+    /// Whether a few places of a chunk shrink at all, told by the quickest of the compressors; true of a small one.
+    pub fn looks_compressible(&mut self, data: &[u8], scratch: &mut [u8]) -> Result<bool, CodecError> {
+        if data.len() < 2 * PLACES * PLACE {
+            return Ok(true);
+        }
+        let mut sample = std::mem::take(&mut self.sample);
+        sample.clear();
+        for place in data.chunks_exact(data.len() / PLACES) {
+            sample.extend_from_slice(&place[..PLACE]);
+        }
+        let shrinks = self.shrinks(&sample, scratch);
+        self.sample = sample;
+        shrinks
+    }
+
+    fn shrinks(&mut self, sample: &[u8], scratch: &mut [u8]) -> Result<bool, CodecError> {
         // Less than one part in 64 is not worth the time.
         let room = (sample.len() - sample.len() / 64).min(scratch.len());
         let begun = self
@@ -172,6 +220,11 @@ fn bz2(
     }
 }
 
+/// Whether zstd wants more room: it answers the negated number of its error.
+fn is_too_small(code: usize) -> bool {
+    code == (ZSTD_ErrorCode::ZSTD_error_dstSize_tooSmall as usize).wrapping_neg()
+}
+
 fn zstd_error(compression: Compression, code: usize) -> CodecError {
     failed(compression, io::Error::other(get_error_name(code)))
 }
@@ -220,6 +273,26 @@ mod tests {
         }
     }
 
+    /// Whole, it is one frame of its size, also after one that did not fit; and fed bit by bit by the same packer.
+    #[rstest]
+    fn whole(#[values(0, 1, 2)] kind: usize) {
+        let (kind, mut packer) = (KINDS[kind], Packer::default());
+        let data: Vec<u8> = (0..300_000u32).flat_map(|n| (n / 3).to_le_bytes()).collect();
+        let mut out = vec![0; data.len() - 1];
+        for round in 0..3 {
+            assert_eq!(packer.pack(kind, &data, &mut out[..1000]).unwrap(), None, "{round}");
+            let used = packer.pack(kind, &data, &mut out).unwrap().unwrap();
+            assert!(kind.decompress(&out[..used], data.len() as u64).unwrap() == data, "{round}");
+            if kind == Compression::Zstd {
+                let size = zstd::zstd_safe::get_frame_content_size(&out[..used]).unwrap();
+                assert_eq!(size, Some(data.len() as u64));
+            }
+            let fed = pack(&mut packer, kind, &data, 5000, data.len() - 1).unwrap();
+            assert!(kind.decompress(&fed, data.len() as u64).unwrap() == data, "{round}");
+        }
+        assert_eq!(packer.pack(kind, b"a", &mut []).unwrap(), None);
+    }
+
     #[test]
     fn a_sample_tells() {
         let (mut packer, mut state, mut scratch) = (Packer::default(), 1u64, vec![0; 1 << 20]);
@@ -227,9 +300,15 @@ mod tests {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             (state >> 56) as u8
         });
-        let noise: Vec<u8> = noise.take(100_000).collect();
-        assert!(!packer.shrinks(&noise, &mut scratch).unwrap());
+        let many: Vec<u8> = noise.take(1_000_000).collect();
+        let noise = &many[..100_000];
+        assert!(!packer.shrinks(noise, &mut scratch).unwrap());
         let text = b"some text that repeats, ".repeat(4000);
         assert!(packer.shrinks(&text, &mut scratch).unwrap());
+        assert!(!packer.looks_compressible(&many, &mut scratch).unwrap());
+        // A sixteenth of it shrinks.
+        let mixed = [&many[..900_000], &text[..]].concat();
+        assert!(packer.looks_compressible(&mixed, &mut scratch).unwrap());
+        assert!(packer.looks_compressible(noise, &mut scratch).unwrap(), "too small to be tried");
     }
 }

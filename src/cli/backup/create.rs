@@ -4,8 +4,8 @@ use super::snapshot::PinnedSource;
 use super::{RepositoryArgs, cancel_on_signals};
 use crate::backup::format::{Compression, VolumeMeta, ZoneName};
 use crate::backup::{
-    CHOOSE_HASH_BLOCK, Cancel, CreateOptions, CreateReport, DEFAULT_CONCURRENCY, ParentChoice, Progress,
-    Resume, SnapshotSource, refuse_used_source, snapshot_meta, volume_meta,
+    CHOOSE_HASH_BLOCK, Cancel, CreateOptions, CreateReport, DEFAULT_CONCURRENCY, DEFAULT_SPLIT, ParentChoice,
+    Progress, Resume, SnapshotSource, refuse_used_source, snapshot_meta, volume_meta,
 };
 use crate::cli::exit::Failure;
 use crate::cli::output::{lines, with_bar};
@@ -53,9 +53,13 @@ pub(super) struct CreateArgs {
     /// zstd, zlib, bz2 or none.
     #[arg(long, default_value_t)]
     compression: Compression,
-    /// Bytes of the volume per object.
+    /// Bytes of the volume per chunk, which is worked on as a whole: one of zeros becomes one object.
     #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "52428800")]
     chunk_size: u64,
+    /// Cut the data of each chunk into so many objects, though none below 4 MiB: more of them cost less CPU, for their
+    /// digests are computed side by side. 1: fewer, larger objects, as Cinder makes them.
+    #[arg(long, value_name = "NUMBER", default_value_t = DEFAULT_SPLIT)]
+    split: u64,
     /// Bytes of the volume per hash: the grain of incremental backups [default: the parent's; for a full backup
     /// 32K, and more above 145 GiB, so that the hash file stays below 320 MiB].
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
@@ -129,6 +133,7 @@ impl CreateArgs {
             parent: self.parent.unwrap_or(default_parent),
             compression: self.compression,
             chunk_size: self.chunk_size,
+            split: self.split,
             hash_block: self.hash_block.unwrap_or(CHOOSE_HASH_BLOCK),
             zone: self.availability_zone.clone(),
             name: self.name.clone(),
