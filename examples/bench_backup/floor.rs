@@ -1,4 +1,5 @@
-//! The least that format v1 can cost: its digests and its compression, on one thread, with nothing around them.
+//! The least that format v1 can cost: its digests and its compression, on one thread, with nothing around them. MD5s are
+//! computed side by side, as the program does it: of one message alone they cost six times as much.
 
 use crate::image::Change;
 use crate::measure::{self, Cost};
@@ -75,7 +76,8 @@ pub fn child(arguments: &[String]) -> Result<()> {
             for block in part.chunks(BLOCK as usize) {
                 std::hint::black_box(Sha256::digest(block));
             }
-            std::hint::black_box(md5_lanes::md5(part));
+            let lanes: Vec<&[u8]> = part.chunks(part.len().div_ceil(md5_lanes::LANES)).collect();
+            std::hint::black_box(md5_lanes::md5_many(&lanes));
             bytes += part.len() as u64;
             compressed += compressor.compress(part)?.len().min(part.len()) as u64;
         }
