@@ -38,10 +38,9 @@ private_apt() {
         -o Acquire::Languages=none -o Acquire::Retries=3 -o Debug::NoLocking=true "$@"
 }
 
-# download_packages FOLDER SUITE NAME…: the packages, with all that they depend on, in FOLDER/cache/archives;
-# signatures are verified, nothing of the machine's own package state is touched.
-download_packages() {
-    local folder=$1 suite=$2 mirror keys
+# prepare_apt FOLDER SUITE TYPE…: private_apt in FOLDER is to read these types (deb, deb-src) of a release.
+prepare_apt() {
+    local folder=$1 suite=$2 mirror keys type
     shift 2
     mirror=$(debian_mirror)
     [ -n "$mirror" ] || die "no Debian mirror among this machine's apt sources (run apt-get update," \
@@ -50,7 +49,17 @@ download_packages() {
     [ -n "$keys" ] || die "no keys of the Debian archive: install debian-archive-keyring"
     mkdir -p "$folder"/{state/lists/partial,cache/archives/partial}
     : >"$folder/status"
-    echo "deb [signed-by=$keys] $mirror $suite main" >"$folder/sources.list"
+    for type in "$@"; do
+        echo "$type [signed-by=$keys] $mirror $suite main"
+    done >"$folder/sources.list"
+}
+
+# download_packages FOLDER SUITE NAME…: the packages, with all that they depend on, in FOLDER/cache/archives;
+# signatures are verified, nothing of the machine's own package state is touched.
+download_packages() {
+    local folder=$1 suite=$2
+    shift 2
+    prepare_apt "$folder" "$suite" deb
     if ! { private_apt "$folder" update && private_apt "$folder" install -y --download-only "$@"; } >"$folder/log" 2>&1; then
         tail -n 20 "$folder/log" >&2
         die "apt could not download Debian $suite's $* (an old keyring? update debian-archive-keyring)"

@@ -1,0 +1,5 @@
+//! What speaks to the Kubernetes API, on a real API server.
+
+#[path = "../support/apiserver/mod.rs"]
+mod apiserver;
+mod harness;
