@@ -13,7 +13,7 @@ const UNIT: u64 = 4096;
 /// Smaller buffers are the allocator's business.
 const POOLED: usize = 256 << 10;
 /// Beside the windows: parts of the two hash files on their way, text between the stages, compressors' tables.
-pub(super) const OVERHEAD: u64 = 48 << 20;
+pub(super) const OVERHEAD: u64 = 64 << 20;
 
 /// The budget of one backup.
 #[derive(Debug)]
