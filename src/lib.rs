@@ -14,6 +14,7 @@ pub mod gluster;
 pub mod host;
 pub mod image;
 pub mod kube;
+pub mod metrics;
 pub mod qsd;
 pub mod rpc;
 pub mod volume;

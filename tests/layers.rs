@@ -13,16 +13,21 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("gluster", &["host"]),
     ("volume", &["host", "image", "qsd", "attach", "gluster"]),
     ("rpc", &[]),
+    // What a process tells of itself; it asks nobody.
+    ("metrics", &[]),
     ("backup", &["host", "image", "qsd", "attach", "gluster", "volume"]),
     ("kube", &["gluster", "volume", "backup"]),
     ("data", &["host", "image", "qsd", "attach", "gluster", "volume", "rpc"]),
-    ("agent", &["host", "image", "qsd", "attach", "gluster", "volume", "rpc", "data"]),
-    ("csi", &["host", "image", "qsd", "attach", "gluster", "volume", "rpc", "backup", "data", "agent"]),
+    ("agent", &["host", "image", "qsd", "attach", "gluster", "volume", "rpc", "metrics", "data"]),
+    (
+        "csi",
+        &["host", "image", "qsd", "attach", "gluster", "volume", "rpc", "metrics", "backup", "data", "agent"],
+    ),
     (
         "cli",
         &[
-            "host", "image", "qsd", "attach", "gluster", "volume", "rpc", "backup", "kube", "data", "agent",
-            "csi",
+            "host", "image", "qsd", "attach", "gluster", "volume", "rpc", "metrics", "backup", "kube",
+            "data", "agent", "csi",
         ],
     ),
 ];

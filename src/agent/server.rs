@@ -2,6 +2,7 @@
 
 use super::merge;
 use crate::gluster::ShareKey;
+use crate::metrics::Cuts;
 use crate::rpc::agent::cut_volume_response::Outcome;
 use crate::rpc::agent::node_agent_server::NodeAgent;
 use crate::rpc::agent::{
@@ -28,12 +29,18 @@ pub struct AgentService {
     node: NodeId,
     staging: Arc<Staging>,
     calls: Arc<Semaphore>,
+    cuts: Cuts,
 }
 
 impl AgentService {
     /// Speaks for this node.
     pub fn new(node: NodeId, staging: Arc<Staging>) -> Self {
-        AgentService { node, staging, calls: Arc::new(Semaphore::new(MOST_CALLS)) }
+        AgentService { node, staging, calls: Arc::new(Semaphore::new(MOST_CALLS)), cuts: Cuts::default() }
+    }
+
+    /// Counts the pauses of its cuts there.
+    pub fn counting(self, cuts: Cuts) -> Self {
+        AgentService { cuts, ..self }
     }
 
     async fn run<T: Send + 'static>(
@@ -101,6 +108,7 @@ impl NodeAgent for AgentService {
         let mut response = CutVolumeResponse::default();
         match report {
             CutReport::Switched { filesystem_consistent, pause } => {
+                self.cuts.paused(pause, filesystem_consistent);
                 response.set_outcome(Outcome::Switched);
                 response.filesystem_consistent = filesystem_consistent;
                 response.pause_microseconds = u64::try_from(pause.as_micros()).unwrap_or(u64::MAX);

@@ -1,10 +1,11 @@
 //! One RPC's way through this edge: guard, blocking work with a deadline, answer.
 
 use super::inflight::InFlight;
+use crate::metrics::Calls;
 use crate::rpc::offload;
 use std::time::Duration;
 use tonic::metadata::MetadataMap;
-use tonic::{Response, Status};
+use tonic::{Code, Response, Status};
 use tracing::Instrument;
 
 /// Sidecars' own default deadlines are 10 s (provisioner, attacher) and 60 s (snapshotter).
@@ -30,6 +31,7 @@ pub(super) enum Patience {
 #[derive(Clone, Debug, Default)]
 pub struct Caller {
     calls: InFlight,
+    counted: Calls,
 }
 
 /// What is logged of a call, and what it holds alone.
@@ -41,6 +43,11 @@ pub(super) struct Call<'a> {
 }
 
 impl Caller {
+    /// Whose calls are counted there.
+    pub(super) fn counting(counted: Calls) -> Self {
+        Caller { calls: InFlight::default(), counted }
+    }
+
     /// Runs `work` on a blocking thread. When its caller will wait no longer the answer is ABORTED, and the
     /// work goes on: the same call later finds it done. Never INTERNAL for that: sidecars take INTERNAL for
     /// "certainly not running" and may undo what is being done.
@@ -53,7 +60,14 @@ impl Caller {
         let span = tracing::info_span!("call", method = call.method, on = call.key);
         async {
             let begun = std::time::Instant::now();
-            let guard = self.calls.begin(call.key)?;
+            let counted = self.counted.begin(call.method);
+            let guard = match self.calls.begin(call.key) {
+                Ok(guard) => guard,
+                Err(status) => {
+                    counted.end(name(status.code()));
+                    return Err(status);
+                }
+            };
             let late =
                 || Status::aborted(format!("{} of {} is still running; ask again", call.method, call.key));
             let work = move || {
@@ -61,6 +75,7 @@ impl Caller {
                 work()
             };
             let answer = offload(limit(call.patience, metadata), late, work).await;
+            counted.end(name(answer.as_ref().map_or_else(Status::code, |_| Code::Ok)));
             let took = begun.elapsed().as_millis();
             match &answer {
                 Ok(_) => tracing::info!(took_ms = took, "done"),
@@ -72,6 +87,29 @@ impl Caller {
         }
         .instrument(span)
         .await
+    }
+}
+
+/// As metrics name it.
+fn name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "Cancelled",
+        Code::Unknown => "Unknown",
+        Code::InvalidArgument => "InvalidArgument",
+        Code::DeadlineExceeded => "DeadlineExceeded",
+        Code::NotFound => "NotFound",
+        Code::AlreadyExists => "AlreadyExists",
+        Code::PermissionDenied => "PermissionDenied",
+        Code::ResourceExhausted => "ResourceExhausted",
+        Code::FailedPrecondition => "FailedPrecondition",
+        Code::Aborted => "Aborted",
+        Code::OutOfRange => "OutOfRange",
+        Code::Unimplemented => "Unimplemented",
+        Code::Internal => "Internal",
+        Code::Unavailable => "Unavailable",
+        Code::DataLoss => "DataLoss",
+        Code::Unauthenticated => "Unauthenticated",
     }
 }
 
@@ -113,7 +151,6 @@ fn parse_timeout(text: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tonic::Code;
 
     fn waiting(text: &'static str) -> MetadataMap {
         let mut metadata = MetadataMap::new();

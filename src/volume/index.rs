@@ -5,12 +5,13 @@
 
 use super::error::Error;
 use super::id::{NodeId, VolumeId};
+use super::merge_run::wants_tidying;
 use super::record::State;
 use super::references::list_ids;
 use super::store::lost_share;
 use super::view::VolumeView;
 use super::volumes::Volumes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
@@ -41,6 +42,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Known {
     volumes: BTreeMap<VolumeId, Entry>,
+    /// Those whose record could not be read when it was last looked at.
+    damaged: BTreeSet<VolumeId>,
     /// When the last whole look began.
     counted: Option<Instant>,
 }
@@ -54,6 +57,15 @@ struct Entry {
     state: State,
     capacity: u64,
     view: Option<VolumeView>,
+    work: Work,
+}
+
+/// What there is to do on a volume.
+#[derive(Clone, Copy, Debug, Default)]
+struct Work {
+    layers: usize,
+    /// For the background.
+    waits: bool,
 }
 
 /// Tells one file from the next of the same name.
@@ -63,6 +75,19 @@ struct Stamp {
     modified: (i64, i64),
     size: u64,
     settled: bool,
+}
+
+/// How many volumes there are, and what waits on them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// That are not deleted.
+    pub volumes: usize,
+    /// The layers of the one that has most.
+    pub layers_max: usize,
+    /// With work for the background: merges, or files to be removed.
+    pub waiting: usize,
+    /// Whose record cannot be read.
+    pub damaged: usize,
 }
 
 /// A volume in a listing.
@@ -100,8 +125,14 @@ impl Index {
         if others.saturating_add(capacity) > limit {
             return false;
         }
-        let entry =
-            Entry { stamp: None, said: Some(Instant::now()), state: State::Creating, capacity, view: None };
+        let entry = Entry {
+            stamp: None,
+            said: Some(Instant::now()),
+            state: State::Creating,
+            capacity,
+            view: None,
+            work: Work::default(),
+        };
         known.volumes.insert(id, entry);
         true
     }
@@ -109,7 +140,14 @@ impl Index {
     /// What was just written about a volume that is ready.
     pub(super) fn note(&self, id: VolumeId, view: VolumeView) {
         let (state, capacity) = (State::Ready, view.capacity);
-        let entry = Entry { stamp: None, said: Some(Instant::now()), state, capacity, view: Some(view) };
+        let entry = Entry {
+            stamp: None,
+            said: Some(Instant::now()),
+            state,
+            capacity,
+            view: Some(view),
+            work: Work::default(),
+        };
         self.known().volumes.insert(id, entry);
     }
 
@@ -194,8 +232,22 @@ impl Volumes {
         let mut known = self.index.known();
         let is_young = |entry: &Entry| entry.said.is_some_and(|said| said.elapsed() < CLAIM_AGE);
         known.volumes.retain(|id, entry| is_young(entry) || ids.binary_search(id).is_ok());
+        known.damaged.retain(|id| ids.binary_search(id).is_ok());
         known.counted = Some(begun);
         Ok(())
+    }
+
+    /// What is on the share and what waits there; some seconds old.
+    pub fn tally(&self) -> Result<Tally, Error> {
+        self.count()?;
+        let known = self.index.known();
+        let living = || known.volumes.values().filter(|entry| entry.state != State::Deleted);
+        Ok(Tally {
+            volumes: living().count(),
+            layers_max: living().map(|entry| entry.work.layers).max().unwrap_or(0),
+            waiting: known.volumes.values().filter(|entry| entry.work.waits).count(),
+            damaged: known.damaged.len(),
+        })
     }
 
     fn look_at_all(&self, ids: &[VolumeId]) -> Result<(), Error> {
@@ -234,11 +286,30 @@ impl Volumes {
         {
             return Ok(Some(entry.clone()));
         }
-        let Some(record) = self.read(id)? else { return Ok(None) };
+        let record = match self.read(id) {
+            Ok(Some(record)) => record,
+            Ok(None) => return Ok(None),
+            Err(error) => {
+                if !lost_share(&error) {
+                    self.index.known().damaged.insert(id);
+                }
+                return Err(error);
+            }
+        };
+        let work = Work { layers: record.layers.len(), waits: wants_tidying(&record) };
         let view = (record.state == State::Ready).then(|| self.view(&record));
-        let entry =
-            Entry { stamp: Some(stamp), said: None, state: record.state, capacity: record.capacity, view };
-        self.index.known().volumes.insert(id, entry.clone());
+        let entry = Entry {
+            stamp: Some(stamp),
+            said: None,
+            state: record.state,
+            capacity: record.capacity,
+            view,
+            work,
+        };
+        let mut known = self.index.known();
+        known.damaged.remove(&id);
+        known.volumes.insert(id, entry.clone());
+        drop(known);
         Ok(Some(entry))
     }
 }

@@ -240,7 +240,7 @@ fn outcome(volume: VolumeId, done: Result<bool, Error>, stopped: bool) -> Result
 }
 
 /// Whether a glance at a record shows work to do.
-fn wants_tidying(record: &Record) -> bool {
+pub(super) fn wants_tidying(record: &Record) -> bool {
     let unwanted = |layer: &super::record::Layer| {
         record.active != Some(layer.id) && !record.snapshots.iter().any(|snapshot| snapshot.layer == layer.id)
     };

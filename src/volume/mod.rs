@@ -80,7 +80,7 @@ pub use examine::Examined;
 pub use health::{Health, Reason};
 pub use id::{InvalidId, LayerId, NodeId, SnapshotHandle, SnapshotId, VolumeHandle, VolumeId};
 pub use import::ImportFile;
-pub use index::Listed;
+pub use index::{Listed, Tally};
 pub use inspect::{LayerReport, VolumeReport};
 pub use inspect_images::ImageReport;
 pub use layout::Layout;

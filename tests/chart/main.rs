@@ -2,6 +2,7 @@
 
 mod helm;
 mod manifest;
+mod monitoring;
 mod shared_paths;
 
 use helm::{chart, render, rendered};

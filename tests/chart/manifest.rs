@@ -1,7 +1,7 @@
 //! One object of a manifest.
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
-use k8s_openapi::api::core::v1::{ConfigMap, Secret, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
@@ -99,11 +99,13 @@ pub fn strict(manifest: &Manifest) -> Result<(), String> {
         ("rbac.authorization.k8s.io/v1", "RoleBinding") => typed::<RoleBinding>(value),
         ("storage.k8s.io/v1", "CSIDriver") => typed::<CSIDriver>(value),
         ("storage.k8s.io/v1", "StorageClass") => typed::<StorageClass>(value),
+        ("v1", "Service") => typed::<Service>(value),
         // Of other projects: their top level is held to what their CRDs have.
         ("snapshot.storage.k8s.io/v1", "VolumeSnapshotClass") => {
             only(value, &["apiVersion", "kind", "metadata", "driver", "deletionPolicy", "parameters"])
         }
-        ("cert-manager.io/v1", "Issuer" | "Certificate") => {
+        ("cert-manager.io/v1", "Issuer" | "Certificate")
+        | ("monitoring.coreos.com/v1", "ServiceMonitor" | "PrometheusRule") => {
             only(value, &["apiVersion", "kind", "metadata", "spec"])
         }
         (api, kind) => Err(format!("no such kind: {api} {kind}")),

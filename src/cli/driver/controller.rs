@@ -2,12 +2,14 @@
 
 use super::agent::AgentTlsArgs;
 use super::args::{DRIVER, DataSocketArg, QemuImgArg, RepositoriesArg, ShareArgs};
+use super::metrics::{MetricsArgs, look_at, tell_shares};
 use super::parts::{DataShares, look_after, sweep_regularly, tools};
 use super::policy::PolicyArgs;
 use super::{runtime, serve, stop_signal};
 use crate::agent::{AgentClient, CUT_LIMIT};
 use crate::csi::{ControllerService, IdentityService, Restores, Shares, Tidy};
 use crate::data::DataClient;
+use crate::metrics::{Calls, ShareGauges};
 use crate::rpc::csi::controller_server::ControllerServer;
 use crate::rpc::csi::identity_server::IdentityServer;
 use crate::rpc::tls::{Side, keep_watch};
@@ -43,6 +45,8 @@ pub struct ControllerArgs {
     #[command(flatten)]
     repositories: RepositoriesArg,
     #[command(flatten)]
+    metrics: MetricsArgs,
+    #[command(flatten)]
     qemu: QemuImgArg,
 }
 
@@ -62,14 +66,20 @@ impl ControllerArgs {
                 .with_certificates(certificates);
             let tools = tools(&data, self.qemu.qemu_img, agents, self.policy.policy()?);
             let shares = Arc::new(Shares::new(specs, Arc::new(DataShares::new(data)), tools));
-            look_after(Arc::clone(&shares), self.shares.file(), |_| ()).await;
+            let metrics = self.metrics.start("controller").await?;
+            tell_shares(&metrics, &shares);
+            let gauges = ShareGauges::new(&metrics);
+            look_after(Arc::clone(&shares), self.shares.file(), move |volumes| look_at(&gauges, &volumes))
+                .await;
             let tidy = Tidy::new(Handle::current());
             let restores = Restores::new(Handle::current(), Arc::new(repositories));
             let listener = uds::bind(&self.socket)?;
             sweep_regularly(Arc::clone(&shares), tidy.clone());
             let router = Server::builder()
                 .add_service(IdentityServer::new(IdentityService::new(self.driver_name)))
-                .add_service(ControllerServer::new(ControllerService::new(shares, tidy, restores)));
+                .add_service(ControllerServer::new(
+                    ControllerService::new(shares, tidy, restores).counting(Calls::new(&metrics)),
+                ));
             tracing::info!(socket = %self.socket.display(), "controller serves");
             let stop = async {
                 if let Err(error) = stop_signal().await {

@@ -6,6 +6,7 @@ mod controller;
 mod data;
 mod listen;
 mod max_volumes;
+mod metrics;
 mod node;
 mod parts;
 mod policy;

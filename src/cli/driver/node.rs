@@ -3,6 +3,7 @@
 use super::agent::{AgentArgs, agent_answers};
 use super::args::{DRIVER, DataSocketArg, QemuImgArg, ShareArgs};
 use super::max_volumes::MaxVolumesArg;
+use super::metrics::{MetricsArgs, tell_shares};
 use super::parts::{DataShares, look_after, staging, tools};
 use super::{backend, private_dir, runtime, self_test_dir, serve, stop_signal, verdict};
 use crate::agent::{AgentClient, AgentService, CUT_LIMIT, OwnAgent};
@@ -10,6 +11,7 @@ use crate::attach::selftest;
 use crate::csi::{IdentityService, NodeParts, NodeService, Shares, Verdict};
 use crate::data::{DataClient, RemoteDaemons};
 use crate::image::QemuImg;
+use crate::metrics::{Calls, Cuts};
 use crate::rpc::csi::identity_server::IdentityServer;
 use crate::rpc::csi::node_server::NodeServer;
 use crate::rpc::uds;
@@ -46,6 +48,8 @@ pub struct NodeArgs {
     #[command(flatten)]
     max_volumes: MaxVolumesArg,
     #[command(flatten)]
+    metrics: MetricsArgs,
+    #[command(flatten)]
     qemu: QemuImgArg,
 }
 
@@ -64,6 +68,8 @@ impl NodeArgs {
             let agents = OwnAgent::new(self.node_id.clone(), Arc::clone(&staging), agents);
             let tools = tools(&data, self.qemu.qemu_img.clone(), agents, Policy::default());
             let shares = Arc::new(Shares::new(specs, Arc::new(DataShares::new(data.clone())), tools));
+            let metrics = self.metrics.start("node").await?;
+            tell_shares(&metrics, &shares);
             // Before anything else looks at a mount: a node that was killed between freeze and thaw left it frozen.
             let leftovers = Arc::clone(&staging);
             if let Err(error) = tokio::task::spawn_blocking(move || leftovers.thaw_leftovers()).await? {
@@ -72,7 +78,7 @@ impl NodeArgs {
             // The agent answers before the node registers: who finds the address can use it.
             let agent = self.agent.bind(&self.driver_name)?;
             let (node, address) = (self.node_id.clone(), agent.address().to_string());
-            let service = AgentService::new(node.clone(), Arc::clone(&staging));
+            let service = AgentService::new(node.clone(), Arc::clone(&staging)).counting(Cuts::new(&metrics));
             let agent_stop = watch::Sender::new(false);
             let mut told = agent_stop.subscribe();
             let agent_server = tokio::spawn(agent.serve(service, async move {
@@ -92,7 +98,7 @@ impl NodeArgs {
                 NodeParts { node: self.node_id.clone(), staging, shares, registrar, verdict, max_volumes };
             let router = Server::builder()
                 .add_service(IdentityServer::new(IdentityService::new(self.driver_name.clone())))
-                .add_service(NodeServer::new(NodeService::new(parts)));
+                .add_service(NodeServer::new(NodeService::new(parts).counting(Calls::new(&metrics))));
             tracing::info!(socket = %self.socket.display(), node = %self.node_id, "node serves");
             let stop_on_signal = async {
                 if let Err(error) = stop_signal().await {

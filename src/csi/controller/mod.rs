@@ -9,6 +9,7 @@ mod volumes;
 
 use super::call::Caller;
 use super::{restore::Restores, shares::Shares, tidy::Tidy};
+use crate::metrics::Calls;
 use crate::rpc::csi::controller_server::Controller;
 use crate::rpc::csi::controller_service_capability::rpc::Type as RpcType;
 use crate::rpc::csi::controller_service_capability::{Rpc, Type};
@@ -47,6 +48,13 @@ impl ControllerService {
     /// Over these shares.
     pub fn new(shares: Arc<Shares>, tidy: Tidy, restores: Restores) -> Self {
         ControllerService { shares, tidy, restores, caller: Caller::default() }
+    }
+}
+
+impl ControllerService {
+    /// Counts its calls there.
+    pub fn counting(self, calls: Calls) -> Self {
+        ControllerService { caller: Caller::counting(calls), ..self }
     }
 }
 

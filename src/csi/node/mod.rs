@@ -9,6 +9,7 @@ mod tests;
 
 use super::call::Caller;
 use super::shares::Shares;
+use crate::metrics::Calls;
 use crate::rpc::csi::node_server::Node;
 use crate::rpc::csi::node_service_capability::rpc::Type as RpcType;
 use crate::rpc::csi::node_service_capability::{Rpc, Type};
@@ -67,6 +68,11 @@ impl NodeService {
     /// Of these parts.
     pub fn new(parts: NodeParts) -> Self {
         NodeService { parts, caller: Caller::default() }
+    }
+
+    /// Counts its calls there.
+    pub fn counting(self, calls: Calls) -> Self {
+        NodeService { caller: Caller::counting(calls), ..self }
     }
 
     /// No volume is opened on a data path that was not seen to keep what is written to it. Waits so long for a

@@ -1,0 +1,65 @@
+//! What a process tells of itself, in Prometheus' text format. Names and units are those of `docs/operations.md`.
+//!
+//! Each group of metrics belongs to whoever counts: it is made over a [`Metrics`] and handed on. There is nothing global.
+
+mod calls;
+mod cuts;
+mod looked;
+mod serve;
+mod shares;
+
+pub use calls::Calls;
+pub use cuts::Cuts;
+pub use looked::{Sample, Samples};
+pub use serve::serve;
+pub use shares::{ShareFigures, ShareGauges};
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What all names begin with.
+const PREFIX: &str = "strata";
+/// Whether a share can be used: looked up by who knows.
+pub const SHARE_UP: &str = "share_up";
+/// Of an answer to a scrape.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// All metrics of a process.
+#[derive(Clone)]
+pub struct Metrics(Arc<Mutex<Registry>>);
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+impl Metrics {
+    /// Of a process in that role; when it began and which version it is are told already.
+    pub fn new(role: &'static str) -> Self {
+        let mut registry = Registry::with_prefix(PREFIX);
+        let version = Info::new([("version", env!("CARGO_PKG_VERSION")), ("role", role)]);
+        registry.register("build", "The program", version);
+        let now = jiff::Timestamp::now().as_second();
+        let started = ConstGauge::new(now);
+        registry.register("started_timestamp_seconds", "When the process began, in Unix time", started);
+        Metrics(Arc::new(Mutex::new(registry)))
+    }
+
+    /// Adds metrics to it.
+    pub fn register(&self, add: impl FnOnce(&mut Registry)) {
+        add(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// All of them as of now.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        encode(&mut text, &self.0.lock().unwrap_or_else(PoisonError::into_inner))
+            .expect("a text in memory takes everything");
+        text
+    }
+}

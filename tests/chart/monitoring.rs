@@ -1,0 +1,88 @@
+//! K13: alerts and the dashboard ask for metrics that there are, and every alert has its section in the handbook.
+
+use crate::helm::rendered;
+use crate::manifest::Manifest;
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::time::Duration;
+use strata::metrics::{Calls, Cuts, Metrics, Sample, Samples, ShareFigures, ShareGauges};
+
+/// All that a process of any role can tell; each group has counted something.
+fn told() -> BTreeSet<String> {
+    let metrics = Metrics::new("controller");
+    Calls::new(&metrics).begin("CreateVolume").end("OK");
+    Cuts::new(&metrics).paused(Duration::from_millis(1), true);
+    ShareGauges::new(&metrics).found("a:/v", &ShareFigures::default());
+    metrics.look(|| {
+        let sample = Sample { labels: vec![("share", "a:/v".to_owned())], value: 1.0 };
+        vec![Samples { name: strata::metrics::SHARE_UP, help: "Up", samples: vec![sample] }]
+    });
+    let text = metrics.text();
+    let series = text.lines().filter(|line| !line.starts_with('#'));
+    series.filter_map(|line| line.split(['{', ' ']).next()).map(str::to_owned).collect()
+}
+
+/// The names in a text that are metrics of ours.
+fn names(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !c.is_ascii_lowercase() && c != '_');
+    words.filter(|word| word.starts_with("strata_")).map(str::to_owned).collect()
+}
+
+fn find(kind: &str, name: &str) -> Manifest {
+    let found =
+        rendered("everything").into_iter().find(|manifest| manifest.kind == kind && manifest.name == name);
+    found.unwrap_or_else(|| panic!("no {kind} {name}"))
+}
+
+fn alerts() -> Vec<Value> {
+    let groups = find("PrometheusRule", "strata").at("/spec/groups");
+    groups.as_array().unwrap().iter().flat_map(|group| group["rules"].as_array().unwrap().clone()).collect()
+}
+
+#[test]
+fn alerts_and_dashboard_ask_for_what_there_is() {
+    let told = told();
+    let alerts = alerts();
+    assert!(alerts.len() > 5);
+    let mut asked: BTreeSet<String> = BTreeSet::new();
+    for alert in &alerts {
+        let of_this = names(alert["expr"].as_str().unwrap());
+        assert!(!of_this.is_empty(), "{alert}");
+        asked.extend(of_this);
+    }
+    let dashboard = find("ConfigMap", "strata-dashboard").at("/data/strata.json");
+    let dashboard: Value = serde_json::from_str(dashboard.as_str().unwrap()).expect("JSON");
+    for panel in dashboard["panels"].as_array().unwrap() {
+        for target in panel["targets"].as_array().unwrap() {
+            asked.extend(names(target["expr"].as_str().unwrap()));
+        }
+    }
+    let unknown: Vec<&String> = asked.difference(&told).collect();
+    assert!(unknown.is_empty(), "nobody tells {unknown:?}; told are {told:?}");
+}
+
+#[test]
+fn every_alert_has_its_section() {
+    let handbook = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md");
+    let handbook = std::fs::read_to_string(handbook).unwrap();
+    for alert in alerts() {
+        let name = alert["alert"].as_str().unwrap();
+        assert!(handbook.contains(&format!("\n### {name}\n")), "docs/operations.md has no section {name}");
+        let runbook = alert["annotations"]["runbook"].as_str().unwrap();
+        assert_eq!(runbook, format!("docs/operations.md#{}", name.to_lowercase()));
+    }
+    let sections = handbook.lines().filter(|line| line.starts_with("### Strata")).count();
+    assert_eq!(sections, alerts().len(), "a section is of an alert");
+}
+
+/// What is told is in the handbook's table.
+#[test]
+fn every_metric_is_in_the_handbook() {
+    let handbook = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md");
+    let listed = names(&std::fs::read_to_string(handbook).unwrap());
+    for name in told() {
+        let base = ["_bucket", "_count", "_sum"].iter().find_map(|end| name.strip_suffix(end));
+        let base = base.unwrap_or(&name);
+        assert!(listed.contains(base), "{base}");
+    }
+}

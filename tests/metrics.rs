@@ -1,0 +1,81 @@
+//! K13: what a controller and a node tell Prometheus of what they really did.
+
+#[path = "support/driver.rs"]
+#[allow(dead_code)]
+mod driver;
+mod support;
+
+use driver::{Driver, Use, new_volume};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// The metrics of all roles that have said where they serve them.
+fn scrape(driver: &Driver) -> Vec<String> {
+    let log = std::fs::read_to_string(driver.log()).unwrap();
+    let served = log.lines().filter(|line| line.contains("metrics are served"));
+    served
+        .map(|line| {
+            let address = line.split("address=").nth(1).unwrap().split_whitespace().next().unwrap();
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+            answer
+        })
+        .collect()
+}
+
+/// Waits until one of the roles tells a series with that value.
+fn until(driver: &Driver, series: &str, value: &str) {
+    let line = format!("\n{series} {value}\n");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let told = scrape(driver);
+        if told.iter().any(|text| text.contains(&line)) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "no {line:?} in:\n{}", told.join("\n"));
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+#[test]
+fn calls_pauses_and_shares_are_told() {
+    support::need_root();
+    let dir = support::scratch();
+    let share = dir.path().join("share");
+    std::fs::create_dir(&share).unwrap();
+    let source = format!("dir:{}", share.display());
+    let program = Path::new(env!("CARGO_BIN_EXE_strata"));
+    let mut driver = Driver::prepare(program, &dir.path().join("d"), &[&source], "metrics-node");
+    let (img, daemon) = (support::qemu_img(), support::qemu_storage_daemon());
+    driver.set_environment(&[
+        ("STRATA_QEMU_IMG", img.to_str().unwrap()),
+        ("STRATA_QEMU_STORAGE_DAEMON", daemon.to_str().unwrap()),
+        ("STRATA_METRICS_LISTEN", "127.0.0.1:0"),
+        ("NO_COLOR", "1"),
+    ]);
+    driver.launch();
+    assert_eq!(scrape(&driver).len(), 2, "a controller and a node");
+    let of_share = format!("{{share=\"{source}\"}}");
+    until(&driver, &format!("strata_share_up{of_share}"), "1.0");
+    until(&driver, &format!("strata_share_damaged_volumes{of_share}"), "0");
+    let volume = driver.create(new_volume("told", 1 << 30, Use::Ext4, &[])).unwrap().volume_id;
+    let place = dir.path().join("pod");
+    driver.attach(&volume, &place, Use::Ext4).unwrap();
+    driver.snapshot(&volume, "told").unwrap();
+    let ended = |method: &str, code: &str| {
+        format!("strata_csi_call_duration_seconds_count{{method=\"{method}\",code=\"{code}\"}}")
+    };
+    until(&driver, &ended("CreateVolume", "OK"), "1");
+    until(&driver, &ended("NodeStageVolume", "OK"), "1");
+    until(&driver, "strata_snapshot_pause_seconds_count{consistency=\"filesystem\"}", "1");
+    // The next look at the share finds the volume, and what its snapshot added to it.
+    until(&driver, &format!("strata_share_volumes{of_share}"), "1");
+    until(&driver, &format!("strata_share_layers_max{of_share}"), "2");
+    driver.detach(&volume, &place).unwrap();
+    driver.delete(&volume).unwrap();
+}
