@@ -1,6 +1,7 @@
 //! Sets that Cinder wrote become volumes.
 
 use crate::calls::block;
+use crate::support;
 use crate::support::backups::{CINDER, CINDER_BYTES, cinder_bucket, cinder_handles, folder};
 use crate::world::{REPOSITORY, World, digest_of, from};
 use std::io::{Read, Seek, SeekFrom};
@@ -8,7 +9,17 @@ use std::io::{Read, Seek, SeekFrom};
 /// B14, X5: each point of a chain, from the volume's first byte to its last; what is added is zeros.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cinder_wrote_becomes_a_volume() {
-    let world = World::new(folder(&cinder_bucket("zstd")));
+    become_volumes(&World::new(folder(&cinder_bucket("zstd")))).await;
+}
+
+/// The same where volumes are at home.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cinder_wrote_becomes_a_volume_on_glusterfs() {
+    let share = support::gluster_share().to_string();
+    become_volumes(&World::on(support::scratch(), share, folder(&cinder_bucket("zstd")))).await;
+}
+
+async fn become_volumes(world: &World) {
     for (index, handle) in cinder_handles("zstd", REPOSITORY).into_iter().enumerate() {
         let name = format!("from-cinder-{index}");
         let id = world.driver.create(from(&handle, &name, 1)).await.unwrap().volume_id;
@@ -21,5 +32,6 @@ async fn what_cinder_wrote_becomes_a_volume() {
         assert!(bytes.iter().all(|byte| *byte == 0));
         drop(rest);
         world.driver.bring_down(&id, &staging, &target).await;
+        world.driver.delete(&id).await.unwrap();
     }
 }

@@ -51,16 +51,17 @@ impl World {
         let dir = support::scratch();
         let images = dir.path().join("share");
         std::fs::create_dir(&images).unwrap();
+        World::on(dir, format!("dir:{}", images.display()), settings)
+    }
+
+    /// On a given share.
+    pub fn on(dir: tempfile::TempDir, share: String, settings: Value) -> World {
         let file = dir.path().join("repositories.json");
         let away = json!({ "repository": format!("file://{}", dir.path().join("nowhere").display()) });
         write_repositories(&file, &[(REPOSITORY, settings.clone()), ("away", away)]);
         let text = |key: &str| settings[key].as_str().map(str::to_owned);
         let (url, endpoint) = (text("repository").unwrap(), text("endpoint"));
-        let driver = Driver::on(
-            dir,
-            format!("dir:{}", images.display()),
-            &["--repositories", file.to_str().unwrap(), "--no-restart"],
-        );
+        let driver = Driver::on(dir, share, &["--repositories", file.to_str().unwrap(), "--no-restart"]);
         World { driver, url, endpoint }
     }
 
