@@ -7,18 +7,19 @@ use crate::volume::{Pinned, Since, StateId};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 use uuid::Uuid;
 
 /// A pinned state of a volume that is read. Fields are dropped in this order: nothing is unpinned while it can still be
 /// read.
 pub struct PinnedReader {
     reader: ChainReader,
-    pinned: Pinned,
+    pinned: Arc<Pinned>,
 }
 
 impl PinnedReader {
     /// Opens the layers. Blocks.
-    pub fn open(pinned: Pinned) -> Result<Self, ReadError> {
+    pub fn open(pinned: Arc<Pinned>) -> Result<Self, ReadError> {
         Ok(PinnedReader { reader: ChainReader::open(&pinned.chain)?, pinned })
     }
 

@@ -131,7 +131,7 @@ impl Cancel {
     }
 
     /// Waits until it is asked for; for ever, when nobody is left who could.
-    pub(super) async fn asked(&self) {
+    pub async fn asked(&self) {
         if self.0.clone().wait_for(|asked| *asked).await.is_err() {
             std::future::pending().await
         }

@@ -1,3 +1,23 @@
 //! Strata's own objects in Kubernetes, and what works on them: backups that are started by snapshots.
 
+mod backup;
+mod clock;
+mod context;
 pub mod crd;
+mod error;
+mod events;
+mod import;
+mod lease;
+pub mod names;
+mod repository;
+mod schedule;
+mod serve;
+mod trigger;
+
+pub use clock::{Clock, SetClock, SystemClock};
+pub use context::{OpenVolumes, Settings};
+pub use error::Error;
+pub use import::{Import, ImportError, Imported, import};
+pub use lease::LeaseSettings;
+pub use repository::KubeRepositories;
+pub use serve::{Parts, serve};

@@ -4,6 +4,7 @@ mod create;
 mod diff;
 mod export;
 mod gc;
+mod import;
 mod inspect;
 mod prune;
 mod repair;
@@ -15,6 +16,7 @@ mod workdir;
 pub(in crate::cli) use create::parse_format;
 pub(in crate::cli) use snapshot::{OpenShare, PinnedSource, work_folder};
 
+use super::driver::BackupServeArgs;
 use super::exit::{self, Failure};
 use super::output::{self, Output};
 use super::progress::{self, ProgressMode};
@@ -65,6 +67,10 @@ enum Verb {
     Prune(Box<prune::PruneArgs>),
     /// Remove what belongs to no backup: what broken off commands left.
     Gc(gc::GcArgs),
+    /// In Kubernetes: make the VolumeBackups of what a repository holds.
+    Import(import::ImportArgs),
+    /// In Kubernetes: back up the VolumeSnapshots that ask for it.
+    Serve(Box<BackupServeArgs>),
 }
 
 /// Where backups are.
@@ -195,6 +201,14 @@ pub fn run(args: BackupArgs) -> ExitCode {
             let output = args.repository.output;
             show(output, gc::run(&args), gc::text)
         }
+        Verb::Import(args) => show(args.output, import::run(&args), import::text),
+        Verb::Serve(args) => match args.run() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("strata: {error:#}");
+                ExitCode::FAILURE
+            }
+        },
     }
 }
 

@@ -108,7 +108,7 @@ impl PinnedSource {
             }
             other => Failure::failed(other),
         })?;
-        let reader = PinnedReader::open(pinned).map_err(Failure::failed)?;
+        let reader = PinnedReader::open(Arc::new(pinned)).map_err(Failure::failed)?;
         Ok(PinnedSource { reader, share })
     }
 

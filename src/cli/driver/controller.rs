@@ -2,11 +2,13 @@
 
 use super::agent::AgentTlsArgs;
 use super::args::{DRIVER, DataSocketArg, QemuImgArg, RepositoriesArg, ShareArgs};
+use super::kube::KubeArgs;
 use super::metrics::{MetricsArgs, look_at, tell_shares};
 use super::parts::{DataShares, look_after, sweep_regularly, tools};
 use super::policy::PolicyArgs;
 use super::{runtime, serve, stop_signal};
 use crate::agent::{AgentClient, CUT_LIMIT};
+use crate::backup::repositories::Repositories;
 use crate::csi::{ControllerService, IdentityService, Restores, Shares, Tidy};
 use crate::data::DataClient;
 use crate::metrics::{Calls, ShareGauges};
@@ -44,6 +46,11 @@ pub struct ControllerArgs {
     policy: PolicyArgs,
     #[command(flatten)]
     repositories: RepositoriesArg,
+    /// Take the repositories of backups' handles from the cluster's BackupRepository objects.
+    #[arg(long, env = "STRATA_KUBE_REPOSITORIES", conflicts_with = "repositories")]
+    kube_repositories: bool,
+    #[command(flatten)]
+    kube: KubeArgs,
     #[command(flatten)]
     metrics: MetricsArgs,
     #[command(flatten)]
@@ -54,9 +61,13 @@ impl ControllerArgs {
     /// Serves until told to stop.
     pub fn run(self) -> Result<()> {
         let specs = self.shares.specs()?;
-        let repositories = self.repositories.get()?;
+        let of_file = self.repositories.get()?;
         let runtime = runtime()?;
         let served = runtime.block_on(async {
+            let repositories: Arc<dyn Repositories> = match self.kube_repositories {
+                true => Arc::new(self.kube.repositories().await?),
+                false => Arc::new(of_file),
+            };
             let data = DataClient::new(&self.data.data_socket)?;
             let certificates = self.agent_tls.certificates(&self.driver_name, Side::Client)?;
             if let Some(certificates) = certificates.clone() {
@@ -72,7 +83,7 @@ impl ControllerArgs {
             look_after(Arc::clone(&shares), self.shares.file(), move |volumes| look_at(&gauges, &volumes))
                 .await;
             let tidy = Tidy::new(Handle::current());
-            let restores = Restores::new(Handle::current(), Arc::new(repositories));
+            let restores = Restores::new(Handle::current(), repositories);
             let listener = uds::bind(&self.socket)?;
             sweep_regularly(Arc::clone(&shares), tidy.clone());
             let router = Server::builder()

@@ -2,8 +2,10 @@
 
 mod agent;
 pub mod args;
+mod backup;
 mod controller;
 mod data;
+mod kube;
 mod listen;
 mod max_volumes;
 mod metrics;
@@ -14,8 +16,11 @@ mod serve;
 mod verdict;
 
 pub use agent::{AgentTlsArgs, controller_name, node_name};
+pub use args::DRIVER;
+pub use backup::BackupServeArgs;
 pub use controller::ControllerArgs;
 pub use data::{DataArgs, LOCK as DATA_LOCK};
+pub use kube::KubeArgs;
 pub use max_volumes::MaxVolumesArg;
 pub use node::NodeArgs;
 pub(super) use parts::{backend, private_dir, self_test_dir, staging, tools};

@@ -40,6 +40,10 @@ pub struct VolumeBackupSpec {
     /// The BackupRepository.
     #[schemars(length(min = 1, max = 40))]
     pub repository: String,
+    /// The driver whose snapshot it is; Strata installed under another name leaves it alone. Without it: any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub driver: Option<String>,
     /// On which backup it is made: `latest` of the same volume in the repository, `none` for a full one, or a backup's id.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(regex(

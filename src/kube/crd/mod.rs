@@ -55,44 +55,41 @@ fn time(_: &mut SchemaGenerator) -> Schema {
 /// The definitions that Strata brings along.
 pub fn definitions() -> Vec<CustomResourceDefinition> {
     let mut repository = repository::BackupRepository::crd();
-    demand_one_kind_of_store(&mut repository);
-    vec![repository, schedule::BackupSchedule::crd(), backup::VolumeBackup::crd()]
+    root(&mut repository).for_each(demand_one_kind_of_store);
+    // Part of a handle, which has 128 bytes.
+    root(&mut repository).for_each(|root| limit_name(root, 40));
+    let mut schedule = schedule::BackupSchedule::crd();
+    // The value of a label.
+    root(&mut schedule).for_each(|root| limit_name(root, 63));
+    vec![repository, schedule, backup::VolumeBackup::crd()]
 }
 
-/// What the types cannot say: one of two, and names that fit into a handle.
-fn demand_one_kind_of_store(definition: &mut CustomResourceDefinition) {
-    for version in &mut definition.spec.versions {
-        let schema = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut());
-        let Some(properties) = schema.and_then(|schema| schema.properties.as_mut()) else { continue };
-        if let Some(spec) = properties.get_mut("spec") {
-            let only = |field: &str| JSONSchemaProps {
-                required: Some(vec![field.to_owned()]),
-                ..JSONSchemaProps::default()
-            };
-            spec.one_of = Some(vec![only("s3"), only("directory")]);
-            spec.properties
-                .as_mut()
-                .and_then(|all| all.get_mut("s3"))
-                .into_iter()
-                .for_each(|s3| s3.nullable = None);
-            spec.properties
-                .as_mut()
-                .and_then(|all| all.get_mut("directory"))
-                .into_iter()
-                .for_each(|directory| directory.nullable = None);
-        }
-        let name = JSONSchemaProps {
-            type_: Some("string".to_owned()),
-            max_length: Some(40),
-            ..JSONSchemaProps::default()
-        };
-        let metadata = JSONSchemaProps {
-            type_: Some("object".to_owned()),
-            properties: Some([("name".to_owned(), name)].into()),
-            ..JSONSchemaProps::default()
-        };
-        properties.insert("metadata".to_owned(), metadata);
+fn root(definition: &mut CustomResourceDefinition) -> impl Iterator<Item = &mut JSONSchemaProps> {
+    let schemas = definition.spec.versions.iter_mut().filter_map(|version| version.schema.as_mut());
+    schemas.filter_map(|schema| schema.open_api_v3_schema.as_mut())
+}
+
+fn demand_one_kind_of_store(root: &mut JSONSchemaProps) {
+    let Some(spec) = root.properties.as_mut().and_then(|properties| properties.get_mut("spec")) else {
+        return;
+    };
+    let kinds = ["s3", "directory"];
+    let only = |field: &str| JSONSchemaProps {
+        required: Some(vec![field.to_owned()]),
+        ..JSONSchemaProps::default()
+    };
+    spec.one_of = Some(kinds.map(only).to_vec());
+    for (_, kind) in spec.properties.iter_mut().flatten().filter(|(name, _)| kinds.contains(&name.as_str())) {
+        // One that is null would count as there.
+        kind.nullable = None;
     }
+}
+
+fn limit_name(root: &mut JSONSchemaProps, most: i64) {
+    let of = |kind: &str| JSONSchemaProps { type_: Some(kind.to_owned()), ..JSONSchemaProps::default() };
+    let name = JSONSchemaProps { max_length: Some(most), ..of("string") };
+    let metadata = JSONSchemaProps { properties: Some([("name".to_owned(), name)].into()), ..of("object") };
+    root.properties.get_or_insert_default().insert("metadata".to_owned(), metadata);
 }
 
 /// The files of the chart's `crds` folder: name and text.
@@ -136,6 +133,23 @@ mod tests {
             assert!(version["subresources"]["status"].is_object());
             assert!(version["additionalPrinterColumns"].as_array().unwrap().len() > 3);
             assert!(!definition["spec"]["names"]["shortNames"].as_array().unwrap().is_empty());
+        }
+    }
+
+    /// `strata crds` prints what the chart carries; to bring the chart up to date: `strata crds --dir charts/strata/files/crds`.
+    #[test]
+    fn the_chart_has_the_definitions_of_these_types() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/strata/files/crds");
+        let mut found: Vec<_> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        found.sort();
+        let files = files().unwrap();
+        assert_eq!(found, files.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>());
+        for (name, text) in files {
+            let there = std::fs::read_to_string(format!("{folder}/{name}")).unwrap();
+            assert_eq!(there, text, "{name}: run `strata crds --dir charts/strata/files/crds`");
         }
     }
 }

@@ -1,0 +1,146 @@
+//! The whole: one process leads, and all that is due is done by watches.
+
+use super::backup::{self, Jobs};
+use super::clock::Clock;
+use super::context::{Context, OpenVolumes, Settings};
+use super::crd::backup::VolumeBackup;
+use super::crd::repository::BackupRepository;
+use super::crd::schedule::BackupSchedule;
+use super::crd::snapshot::{VolumeSnapshot, VolumeSnapshotClass};
+use super::error::Error;
+use super::events::Events;
+use super::lease::{Election, LeaseSettings};
+use super::names;
+use super::repository;
+use super::schedule;
+use super::trigger::{self, WithClasses};
+use ::kube::runtime::controller::{Action, Controller};
+use ::kube::runtime::reflector::{self, ObjectRef};
+use ::kube::runtime::watcher;
+use ::kube::runtime::{WatchStreamExt, controller};
+use ::kube::{Api, Client, Resource};
+use futures::{Stream, StreamExt};
+use serde::de::DeserializeOwned;
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinSet;
+
+/// Backups that are under way are told to stop, and get so long for it.
+const STOP: Duration = Duration::from_secs(8);
+
+/// What the whole is made of.
+pub struct Parts {
+    /// The API.
+    pub client: Client,
+    /// The shares.
+    pub shares: Arc<dyn OpenVolumes>,
+    /// How it works.
+    pub settings: Settings,
+    /// Who leads.
+    pub lease: LeaseSettings,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Waits until this process leads, works until `stop`, and lets the next one lead. An error: it leads no longer, and must
+/// end, for another may be at work.
+pub async fn serve(parts: Parts, stop: impl Future<Output = ()>) -> Result<(), Error> {
+    let mut election = Election::new(parts.client.clone(), parts.lease);
+    tokio::pin!(stop);
+    tracing::info!("waiting for the Lease");
+    tokio::select! {
+        () = election.win() => {}
+        () = &mut stop => return Ok(()),
+    }
+    tracing::info!("this process leads");
+    let jobs = Jobs::new(parts.settings.workers);
+    let events = Events::new(parts.client.clone(), &parts.settings.driver, &parts.settings.identity);
+    let context = Arc::new(Context {
+        client: parts.client,
+        shares: parts.shares,
+        settings: parts.settings,
+        jobs,
+        clock: parts.clock,
+        events,
+    });
+    // Ends with this function, whichever way that ends.
+    let mut work = JoinSet::new();
+    spawn_all(&mut work, &context);
+    let lost = tokio::select! {
+        lost = election.keep() => Some(lost),
+        () = &mut stop => None,
+    };
+    // First nothing new is begun.
+    work.shutdown().await;
+    if let Some(lost) = lost {
+        context.jobs.stop_all(Duration::ZERO).await;
+        return Err(lost);
+    }
+    context.jobs.stop_all(STOP).await;
+    election.release().await
+}
+
+fn spawn_all(work: &mut JoinSet<()>, context: &Arc<Context>) {
+    let client = || context.client.clone();
+    let (classes, class_writer) = reflector::store();
+    let class_watch = watcher(Api::<VolumeSnapshotClass>::all(client()), watcher::Config::default());
+    let class_watch = reflector::reflector(class_writer, class_watch.default_backoff());
+    work.spawn(class_watch.for_each(|event| async {
+        if let Err(error) = event {
+            tracing::warn!(%error, "VolumeSnapshotClasses are watched anew");
+        }
+    }));
+    let with = Arc::new(WithClasses { context: Arc::clone(context), classes });
+    let triggered = Arc::clone(&with);
+    work.spawn(async move {
+        know_classes(&triggered).await;
+        let snapshots = Api::<VolumeSnapshot>::all(triggered.context.client.clone());
+        let controller = Controller::new(snapshots, watcher::Config::default());
+        drive(controller.run(trigger::reconcile, trigger::failed, triggered)).await;
+    });
+    work.spawn(async move {
+        know_classes(&with).await;
+        let client = || with.context.client.clone();
+        let schedules = Controller::new(Api::<BackupSchedule>::all(client()), watcher::Config::default())
+            .watches(
+                Api::<VolumeBackup>::all(client()),
+                watcher::Config::default().labels(names::SCHEDULE),
+                schedule::of_backup,
+            )
+            .reconcile_all_on(with.context.clock.jumps());
+        drive(schedules.run(schedule::reconcile, schedule::failed, with)).await;
+    });
+    let repositories = Controller::new(Api::<BackupRepository>::all(client()), watcher::Config::default());
+    work.spawn(drive(repositories.run(repository::reconcile, repository::failed, Arc::clone(context))));
+    let backups = Controller::new(Api::<VolumeBackup>::all(client()), watcher::Config::default());
+    work.spawn(drive(backups.run(backup::reconcile, backup::failed, Arc::clone(context))));
+}
+
+/// A snapshot that is looked at before its class is known would go without its backup.
+async fn know_classes(with: &WithClasses) {
+    if let Err(error) = with.classes.wait_until_ready().await {
+        tracing::error!(%error, "VolumeSnapshotClasses are not watched");
+        std::future::pending().await
+    }
+}
+
+/// Runs a controller for ever. Its watches begin anew by themselves, with growing waits.
+async fn drive<K>(
+    results: impl Stream<Item = Result<(ObjectRef<K>, Action), controller::Error<Error, watcher::Error>>>,
+) where
+    K: Resource<DynamicType = ()> + DeserializeOwned + Debug + Clone,
+{
+    results
+        .for_each(|result| async {
+            match result {
+                Ok((object, _)) => tracing::trace!(%object, "looked at"),
+                // Told where it happened.
+                Err(controller::Error::ReconcilerFailed(..)) => {}
+                // Deleted since it was asked for.
+                Err(controller::Error::ObjectNotFound(_)) => {}
+                Err(error) => tracing::warn!(%error, "a watch is begun anew"),
+            }
+        })
+        .await;
+}
