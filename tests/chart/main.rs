@@ -1,5 +1,6 @@
 //! The Helm chart, rendered by the real Helm: what it makes is what Kubernetes knows, and what our programs take.
 
+mod backup;
 mod helm;
 mod manifest;
 mod monitoring;
@@ -68,7 +69,7 @@ fn our_containers_get_arguments_that_the_program_knows() {
             }
         }
     }
-    assert_eq!(seen.into_iter().collect::<Vec<_>>(), ["controller", "data", "node"]);
+    assert_eq!(seen.into_iter().collect::<Vec<_>>(), ["backup", "controller", "data", "node"]);
 }
 
 /// Every place that a container mounts is a volume of its pod, and every volume is mounted.
@@ -108,8 +109,8 @@ fn rights_are_as_few_as_mounting_allows() {
             assert_eq!(container.at("/securityContext/readOnlyRootFilesystem"), true, "{}", container.name());
             // Cinder's images are not root's before they are adopted.
             let added = container.at("/securityContext/capabilities/add");
-            let expected =
-                if container.name() == "controller" { json!(["DAC_OVERRIDE"]) } else { Value::Null };
+            let reads_images = ["controller", "backup"].contains(&container.name().as_str());
+            let expected = if reads_images { json!(["DAC_OVERRIDE"]) } else { Value::Null };
             assert_eq!(added, expected, "{}", container.name());
         }
         match (manifest.kind.as_str(), manifest.name.as_str()) {
@@ -191,6 +192,9 @@ fn the_charts_certificates_are_pairs_of_one_ca() {
 #[case(&["shares[0].source=a:/v", "storageClass.parameters.formt=raw"], "storageClass.parameters")]
 #[case(&["shares[0].source=a:/v", "driverName=Upper_Case"], "driverName")]
 #[case(&["shares[0].source=a:/v", "stateDir=relative"], "stateDir")]
+#[case(&["shares[0].source=a:/v", "backup.workers=0"], "backup.workers")]
+#[case(&["shares[0].source=a:/v", "backup.leaseSeconds=1"], "backup.leaseSeconds")]
+#[case(&["shares[0].source=a:/v", "backup.secrets=all"], "backup.secrets")]
 #[case(&["shares[0].source=a:/v", "controller.softDepth=9", "controller.hardDepth=8"], "softDepth")]
 fn bad_values_are_refused(#[case] set: &[&str], #[case] named: &str) {
     let said = render(&[], set).unwrap_err();

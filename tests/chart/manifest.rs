@@ -6,6 +6,7 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use k8s_openapi::api::storage::v1::{CSIDriver, StorageClass};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -89,6 +90,7 @@ pub fn strict(manifest: &Manifest) -> Result<(), String> {
         ("v1", "ConfigMap") => typed::<ConfigMap>(value),
         ("v1", "Secret") => typed::<Secret>(value),
         ("v1", "ServiceAccount") => typed::<ServiceAccount>(value),
+        ("apiextensions.k8s.io/v1", "CustomResourceDefinition") => typed::<CustomResourceDefinition>(value),
         ("apps/v1", "DaemonSet") => typed::<DaemonSet>(value),
         ("apps/v1", "Deployment") => typed::<Deployment>(value),
         ("networking.k8s.io/v1", "NetworkPolicy") => typed::<NetworkPolicy>(value),
