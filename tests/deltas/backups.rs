@@ -13,11 +13,11 @@ use std::sync::Arc;
 use strata::backup::format::VolumeMeta;
 use strata::backup::store::{ObjectBacked, Store};
 use strata::backup::{
-    Cancel, Changed, CreateOptions, CreateReport, DataPoint, Engine, ParentChoice, Progress, RestoreOptions,
-    SnapshotSource,
+    Cancel, Changed, CreateOptions, CreateReport, DataPoint, Engine, ParentChoice, PinnedReader, Progress,
+    RestoreOptions, SnapshotSource,
 };
-use strata::image::{ChainReader, ReadError};
-use strata::volume::{Pinned, Since, StateId, VolumeId};
+use strata::image::ReadError;
+use strata::volume::{Pinned, VolumeId};
 use tokio::runtime::Runtime;
 use uuid::Uuid;
 
@@ -25,8 +25,7 @@ const STEPS: usize = 35;
 
 /// A snapshot of the history; of what changed it tells what is known, or nothing.
 struct Source {
-    reader: ChainReader,
-    pinned: Pinned,
+    reader: PinnedReader,
     tells: bool,
 }
 
@@ -38,19 +37,16 @@ impl SnapshotSource for Source {
         self.reader.data_ranges(range)
     }
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), ReadError> {
-        SnapshotSource::read_at(&self.reader, buffer, offset)
+        self.reader.read_at(buffer, offset)
     }
     fn point(&self) -> Option<DataPoint> {
-        let StateId { incarnation, layer } = self.pinned.state();
-        Some(DataPoint { incarnation, snapshot: layer })
+        self.reader.point()
     }
     fn changed_since(&self, earlier: &DataPoint) -> Result<Changed, ReadError> {
-        let earlier = StateId { incarnation: earlier.incarnation, layer: earlier.snapshot };
-        Ok(match self.pinned.changed_since(earlier, self.reader.size()) {
-            _ if !self.tells => Changed::Unknown("it is not asked for".to_owned()),
-            Since::Unknown(reason) => Changed::Unknown(reason),
-            Since::Only(ranges) => Changed::Only(ranges),
-        })
+        match self.tells {
+            true => self.reader.changed_since(earlier),
+            false => Ok(Changed::Unknown("it is not asked for".to_owned())),
+        }
     }
 }
 
@@ -68,8 +64,7 @@ impl Side {
     }
 
     async fn create(&self, pinned: Pinned, options: &CreateOptions) -> CreateReport {
-        let reader = ChainReader::open(&pinned.chain).unwrap();
-        let source = Arc::new(Source { reader, pinned, tells: self.tells });
+        let source = Arc::new(Source { reader: PinnedReader::open(pinned).unwrap(), tells: self.tells });
         self.engine.create(source, options, &Progress::default(), &Cancel::never()).await.unwrap()
     }
 
