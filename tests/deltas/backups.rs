@@ -64,7 +64,8 @@ impl Side {
     }
 
     async fn create(&self, pinned: Pinned, options: &CreateOptions) -> CreateReport {
-        let source = Arc::new(Source { reader: PinnedReader::open(pinned).unwrap(), tells: self.tells });
+        let source =
+            Arc::new(Source { reader: PinnedReader::open(Arc::new(pinned)).unwrap(), tells: self.tells });
         self.engine.create(source, options, &Progress::default(), &Cancel::never()).await.unwrap()
     }
 

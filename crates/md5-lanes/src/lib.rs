@@ -143,7 +143,7 @@ mod tests {
     }
 
     fn message(length: usize, seed: usize) -> Vec<u8> {
-        (0..length).map(|at| ((at + seed) * 2_654_435_761 >> 7) as u8).collect()
+        (0..length).map(|at| ((at + seed).wrapping_mul(2_654_435_761) >> 7) as u8).collect()
     }
 
     /// RFC 1321, A.5.

@@ -55,7 +55,7 @@ pub(super) async fn run(args: &ImportArgs) -> Result<Vec<Imported>, Failure> {
     })
 }
 
-pub(super) fn text(rows: &Vec<Imported>) -> String {
+pub(super) fn text(rows: &[Imported]) -> String {
     let header = ["BACKUP", "NAMESPACE", "NAME", "SKIPPED"];
     let row = |row: &Imported| {
         let said = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());

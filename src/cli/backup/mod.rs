@@ -201,7 +201,7 @@ pub fn run(args: BackupArgs) -> ExitCode {
             let output = args.repository.output;
             show(output, gc::run(&args), gc::text)
         }
-        Verb::Import(args) => show(args.output, import::run(&args), import::text),
+        Verb::Import(args) => show(args.output, import::run(&args), |rows| import::text(rows)),
         Verb::Serve(args) => match args.run() {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
