@@ -92,16 +92,11 @@ fn spawn_all(work: &mut JoinSet<()>, context: &Arc<Context>) {
         }
     }));
     let with = Arc::new(WithClasses { context: Arc::clone(context), classes });
-    let triggered = Arc::clone(&with);
     work.spawn(async move {
-        know_classes(&triggered).await;
-        let snapshots = Api::<VolumeSnapshot>::all(triggered.context.client.clone());
-        let controller = Controller::new(snapshots, watcher::Config::default());
-        drive(controller.run(trigger::reconcile, trigger::failed, triggered)).await;
-    });
-    work.spawn(async move {
+        // Asked once: of several who wait for one store not each is woken.
         know_classes(&with).await;
         let client = || with.context.client.clone();
+        let snapshots = Controller::new(Api::<VolumeSnapshot>::all(client()), watcher::Config::default());
         let schedules = Controller::new(Api::<BackupSchedule>::all(client()), watcher::Config::default())
             .watches(
                 Api::<VolumeBackup>::all(client()),
@@ -109,7 +104,10 @@ fn spawn_all(work: &mut JoinSet<()>, context: &Arc<Context>) {
                 schedule::of_backup,
             )
             .reconcile_all_on(with.context.clock.jumps());
-        drive(schedules.run(schedule::reconcile, schedule::failed, with)).await;
+        tokio::join!(
+            drive(snapshots.run(trigger::reconcile, trigger::failed, Arc::clone(&with))),
+            drive(schedules.run(schedule::reconcile, schedule::failed, Arc::clone(&with))),
+        );
     });
     let repositories = Controller::new(Api::<BackupRepository>::all(client()), watcher::Config::default());
     work.spawn(drive(repositories.run(repository::reconcile, repository::failed, Arc::clone(context))));

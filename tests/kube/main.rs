@@ -2,6 +2,7 @@
 
 #[path = "../support/apiserver/mod.rs"]
 mod apiserver;
+mod backups;
 mod harness;
 #[path = "../chart/helm.rs"]
 #[allow(dead_code)]
@@ -10,3 +11,8 @@ mod helm;
 #[allow(dead_code)]
 mod manifest;
 mod rights;
+#[path = "../backup/s3_server.rs"]
+#[allow(dead_code)]
+mod s3_server;
+#[path = "../support/mod.rs"]
+mod support;

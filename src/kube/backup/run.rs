@@ -40,7 +40,7 @@ impl Try<'_> {
             } else {
                 self.begin(writer, &plan).await?;
                 match self.create(writer, &plan).await {
-                    Ok(report) => note(&mut writer.status, report, full_because),
+                    Ok(report) => note(&mut writer.status, report, full_because.or(plan.full_because)),
                     // With that parent it cannot be: then without.
                     Err(error) if !is_full && is_about_the_parent(&error, &plan) => {
                         full_because = Some(error.to_string());

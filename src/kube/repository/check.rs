@@ -70,7 +70,13 @@ async fn look(
     };
     let mut conditions = before.conditions;
     match &found {
-        Ok(_) => set_condition(&mut conditions, "Reachable", true, "Answers", ""),
+        Ok(_) => set_condition(
+            &mut conditions,
+            "Reachable",
+            true,
+            "Answers",
+            "it answered when it was last looked at",
+        ),
         Err((reason, message)) => set_condition(&mut conditions, "Reachable", false, reason, message),
     }
     let (usage, message) = match found {

@@ -15,6 +15,7 @@ use ::kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions};
 use ::kube::runtime::controller::Action;
 use ::kube::runtime::reflector::ObjectRef;
 use ::kube::{Api, ResourceExt};
+use jiff::SignedDuration;
 use serde_json::json;
 use snafu::ResultExt;
 use std::sync::Arc;
@@ -31,6 +32,8 @@ pub async fn reconcile(schedule: Arc<BackupSchedule>, with: Arc<WithClasses>) ->
         return Ok(Action::await_change());
     }
     let mut status = schedule.status.clone().unwrap_or_default();
+    let is_same = status.observed_generation == schedule.metadata.generation;
+    let announced = status.next_schedule_time.filter(|_| is_same);
     status.observed_generation = schedule.metadata.generation;
     let times = Times::parse(&schedule.spec.schedule, schedule.spec.time_zone.as_deref());
     let times = match times.and_then(|times| class(&schedule, &with).map(|class| (times, class))) {
@@ -45,7 +48,7 @@ pub async fn reconcile(schedule: Arc<BackupSchedule>, with: Arc<WithClasses>) ->
             return Ok(Action::requeue(LONGEST / 60));
         }
     };
-    set_condition(&mut status.conditions, "Valid", true, "Valid", "");
+    set_condition(&mut status.conditions, "Valid", true, "Valid", "schedule and class are understood");
     status.message = None;
     let namespace = schedule.namespace().unwrap_or_default();
     let label = ListParams::default().labels(&format!("{SCHEDULE}={}", schedule.name_any()));
@@ -53,8 +56,10 @@ pub async fn reconcile(schedule: Arc<BackupSchedule>, with: Arc<WithClasses>) ->
     let taken = snapshots.list(&label).await.context(ApiSnafu { doing: "list VolumeSnapshots" })?.items;
     let now = context.clock.now();
     let created = schedule.metadata.creation_timestamp.as_ref().map_or(now, |time| time.0);
-    // A clock that tests set may be behind the API server's.
+    // Also a clock that is behind the API server's reaches the time that was announced.
+    let announced = announced.and_then(|next| next.checked_sub(SignedDuration::from_nanos(1)).ok());
     let after = status.last_schedule_time.unwrap_or_else(|| created.min(now));
+    let after = announced.map_or(after, |announced| after.min(announced));
     let due = times.due(after, now).filter(|_| !schedule.spec.suspend);
     if let Some(due) = due {
         let done = take(context, &schedule, &taken, due).await?;
