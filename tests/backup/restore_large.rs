@@ -67,7 +67,7 @@ async fn verifying_keeps_nothing() {
     let data = mixture();
     let chunk_size = (20 * MIB) as u64;
     let compression = Compression::None;
-    let options = CreateOptions { compression, chunk_size, ..CreateOptions::new(Uuid::new_v4()) };
+    let options = CreateOptions { compression, chunk_size, split: 1, ..CreateOptions::new(Uuid::new_v4()) };
     repository.create(&data, &options).await.unwrap();
     let limits = Limits::default();
     let options = VerifyOptions { which: Which::All, data: 1.0, seed: 0, limits };
@@ -127,7 +127,7 @@ async fn an_object_in_parts() {
     let data = noise(32, 9 * MIB + 99);
     let chunk_size = (9 * MIB + (32 << 10)) as u64;
     let compression = Compression::None;
-    let options = CreateOptions { compression, chunk_size, ..CreateOptions::new(Uuid::new_v4()) };
+    let options = CreateOptions { compression, chunk_size, split: 1, ..CreateOptions::new(Uuid::new_v4()) };
     let made = repository.create(&data, &options).await.unwrap();
     let key = format!("{}-00001", made.prefix);
     let engine = |bend: Box<Bend>| {
