@@ -4,6 +4,7 @@ mod support;
 
 use rstest::rstest;
 use std::process::Command;
+use std::time::{Duration, Instant};
 use strata::attach::{Access, Backend};
 use strata::image::lock::{ImageLock, LockError, in_use};
 use strata::image::qemu_img::Preallocation;
@@ -45,8 +46,17 @@ fn while_we_hold_the_write_lock_no_qemu_writes_the_image(#[case] format: Format)
     let refused = open_for_writing(&rig, &image).unwrap_err();
     assert!(refused.contains("lock"), "{refused}");
     drop(lock);
-    info(&image).unwrap();
-    open_for_writing(&rig, &image).unwrap();
+    soon(|| info(&image));
+    soon(|| open_for_writing(&rig, &image));
+}
+
+/// A lock lives as long as its descriptor, of which a child that another test starts just then has a copy until its exec.
+fn soon(mut attempt: impl FnMut() -> Result<(), String>) {
+    let deadline = Instant::now() + Duration::from_secs(2);
+    while let Err(error) = attempt() {
+        assert!(error.contains("lock") && Instant::now() < deadline, "{error}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[rstest]
