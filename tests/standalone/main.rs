@@ -134,6 +134,11 @@ async fn a_teardown_leaves_nothing() {
     let data = driver.role("data").unwrap();
     driver.kill();
     signal(data, libc::SIGKILL);
+    // A process that dies takes connections for moments still.
+    let socket = driver.dir().join("data.sock");
+    while std::os::unix::net::UnixStream::connect(&socket).is_ok() {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
     assert!(!driver.leftovers().is_empty(), "the volume is still staged");
     driver.teardown();
     assert_eq!(driver.leftovers(), Vec::<String>::new());
