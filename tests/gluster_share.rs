@@ -13,6 +13,19 @@ fn mounts_under(dir: &Path) -> usize {
     table.lines().filter(|line| line.split(' ').nth(1).unwrap().starts_with(dir.to_str().unwrap())).count()
 }
 
+/// Other tests open shares of the same volume, and their self-tests come and go.
+fn only_its_identity_stays(dir: &Path) {
+    let begun = Instant::now();
+    loop {
+        let names: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        if names == ["share.json"] {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "more than share.json stays: {names:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// G1: mounted already is success; two nodes find one key; nothing of the self-test stays.
 #[test]
 fn a_share_is_opened_again_and_from_another_node_with_one_key() {
@@ -28,7 +41,7 @@ fn a_share_is_opened_again_and_from_another_node_with_one_key() {
     fs::write(first.0.root.join("volumes/seen"), b"at once").unwrap();
     assert_eq!(fs::read(other.0.root.join("volumes/seen")).unwrap(), b"at once");
     fs::remove_file(first.0.root.join("volumes/seen")).unwrap();
-    assert_eq!(fs::read_dir(other.0.root.join(".strata")).unwrap().count(), 1, "share.json alone");
+    only_its_identity_stays(&other.0.root.join(".strata"));
     gluster::prove_writable(&first.0).unwrap();
     drop((first, other));
     assert_eq!(mounts_under(dir.path()), 0);
