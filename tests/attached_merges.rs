@@ -219,6 +219,76 @@ fn a_merge_gives_way_to_whatever_needs_the_volume(#[case] rounds: &[std::ops::Ra
     merging.join().unwrap().unwrap_err();
 }
 
+/// A commit that was broken off has written into the lower layer: a backup that was reading it, and comes back after its pin has
+/// ended, is refused, rather than given a mixture of two points.
+#[rstest::rstest]
+#[case::attached(true)]
+#[case::detached(false)]
+fn what_a_stopped_commit_has_written_to_is_no_point_any_more(#[case] attached: bool) {
+    let mut used = InUse::new(slow(), VolumeKind::Qcow2, &[0..64, 0..48, 8..12]);
+    if !attached {
+        used.domain.detach(used.volume);
+    }
+    let (volumes, volume) = (used.domain.volumes.clone(), used.volume);
+    let snapshot = used.points[0].0.handle.snapshot;
+    let layer = layer_of(&used, 0);
+    used.delete(0);
+    let merging = std::thread::spawn({
+        let volumes = volumes.clone();
+        move || volumes.tidy(volume)
+    });
+    until_merging(&used.domain, volume);
+    let refused = volumes.pin_layer(volume, snapshot, layer, "a backup").map(drop).unwrap_err();
+    assert!(matches!(refused, Error::SnapshotNotFound { .. }), "{refused}");
+    merging.join().unwrap().unwrap_err();
+    used.verify();
+}
+
+fn layer_of(used: &InUse, index: usize) -> LayerId {
+    let bytes = std::fs::read(used.domain.volumes.layout().record(used.volume)).unwrap();
+    let record = record::decode(&bytes).unwrap();
+    record.snapshot(used.points[index].0.handle.snapshot).unwrap().layer
+}
+
+/// Whoever stops a merge before it runs is told that nothing of it does, and goes on: it does not begin after that.
+#[rstest::rstest]
+#[case::attached(true)]
+#[case::detached(false)]
+fn a_merge_that_was_stopped_before_it_ran_never_runs(#[case] attached: bool) {
+    let mut used = InUse::new(fast(), VolumeKind::Qcow2, &[0..64, 0..48, 8..12]);
+    if !attached {
+        used.domain.detach(used.volume);
+    }
+    let lower = used.domain.volumes.layout().volume(used.volume).join(format!("volume-{}", used.volume));
+    used.delete(0);
+    let before = std::fs::read(&lower).unwrap();
+    let (volumes, volume) = (used.domain.volumes.clone(), used.volume);
+    steps::meanwhile(steps::Step::MergeUnlocked, move || {
+        volumes.snapshot(volume, "meanwhile").unwrap();
+    });
+    let stopped = used.domain.volumes.tidy(used.volume).unwrap_err();
+    assert!(matches!(stopped, Error::Pending { .. }), "{stopped}");
+    assert!(std::fs::read(&lower).unwrap() == before, "it was written to");
+    used.domain.volumes.tidy(used.volume).unwrap();
+    used.verify();
+}
+
+/// The daemon of a merge has the active image open, as a pod's would: letting go of the volume waits for no merge.
+#[test]
+fn a_volume_is_let_go_while_its_layers_are_merged() {
+    let mut used = InUse::new(slow(), VolumeKind::Qcow2, &[0..64, 0..48]);
+    used.domain.detach(used.volume);
+    used.delete(0);
+    let (volumes, volume) = (used.domain.volumes.clone(), used.volume);
+    let merging = std::thread::spawn(move || volumes.tidy(volume));
+    until_merging(&used.domain, volume);
+    let volumes = &used.domain.volumes;
+    volumes.publish(volume, &used.domain.node, Purpose::Write).unwrap();
+    volumes.unpublish(volume, Some(&used.domain.node)).unwrap();
+    merging.join().unwrap().unwrap_err();
+    used.verify();
+}
+
 /// Clones of snapshots of clones: each level adds layers, until the chain is longer than it should be.
 fn grown(domain: &Domain) -> (VolumeId, Vec<u8>, Vec<VolumeId>) {
     let mut now = vec![0; LENGTH];

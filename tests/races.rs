@@ -10,6 +10,7 @@ use driver::{Driver, Use, from_snapshot, new_volume};
 use rstest::rstest;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
+use strata::image::lock::{ImageLock, LockError};
 use strata::volume::*;
 use support::domain::{Domain, read_start, write_at};
 
@@ -248,4 +249,28 @@ fn a_cut_meets_a_stage_over_the_socket(#[values("qcow2", "raw")] format: &str) {
         assert!(read(&clone.volume_id) == [0; LENGTH], "round {round}: written under the snapshot");
         assert!(read(&id) == [9; LENGTH], "round {round}: a write is lost");
     }
+}
+
+/// A node that answers late switches between the looks at the two images: the layer is held before the overlay is looked at,
+/// so that there is no time between them.
+#[test]
+fn a_layer_is_held_before_its_overlay_is_looked_at() {
+    let domain = Domain::new();
+    let volume = domain.create("pvc", VolumeKind::Qcow2);
+    let folder = domain.volumes.layout().volume(volume);
+    let held = std::rc::Rc::new(std::cell::RefCell::new(None));
+    let seen = held.clone();
+    steps::meanwhile(steps::Step::CutLayerHeld, move || {
+        let layer = folder.join(format!("volume-{volume}"));
+        assert!(matches!(ImageLock::write(&layer), Err(LockError::Held { .. })), "a writer can have it");
+        let overlay = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+        let name = format!("volume-{volume}.");
+        let mut overlay =
+            overlay.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with(&name));
+        *seen.borrow_mut() = Some(ImageLock::write(&overlay.next().unwrap()).unwrap());
+    });
+    let refused = domain.volumes.snapshot(volume, "s1").unwrap_err();
+    assert!(matches!(refused, Error::ImageLock { .. } | Error::ImageInUse { .. }), "{refused}");
+    held.borrow_mut().take().expect("the step was reached");
+    domain.volumes.snapshot(volume, "s1").unwrap();
 }

@@ -9,8 +9,6 @@ use std::time::{Duration, Instant};
 use strata::rpc::csi::{CreateVolumeRequest, VolumeContentSource, volume_content_source};
 
 const GIB: u64 = 1 << 30;
-/// Of each volume that is only there: small, so that thousands stay within the oversubscription of a modest disk.
-const CROWD_BYTES: u64 = 64 << 20;
 const FEW: usize = 10;
 /// Each call this many times.
 const TIMES: usize = 20;
@@ -71,12 +69,8 @@ fn populate(driver: &Driver, there: usize, wanted: usize) -> Result<()> {
                         if number >= wanted {
                             return Ok(());
                         }
-                        let request = new_volume(
-                            &format!("there-{number}"),
-                            CROWD_BYTES,
-                            Use::Block,
-                            &[("format", "raw")],
-                        );
+                        let request =
+                            new_volume(&format!("there-{number}"), GIB, Use::Block, &[("format", "raw")]);
                         driver.create(request)?;
                     }
                 })

@@ -55,8 +55,8 @@ impl World {
     /// A whole driver on the share, torn down when dropped. It has made a volume: share and data path are proved.
     pub fn driver(&self, name: &str) -> Result<Driver> {
         let mut driver = Driver::prepare(&self.program, &self.dir().join(name), &[&self.share], name);
-        // The share is this run's alone, and the disk below it may be nearly full with what is not.
-        driver.set_environment(&[("STRATA_RESERVE", "0")]);
+        // The share is this run's alone: the disk below it may be nearly full with what is not, and holds thousands of thin volumes.
+        driver.set_environment(&[("STRATA_RESERVE", "0"), ("STRATA_OVERSUBSCRIPTION", "1000")]);
         driver.launch();
         let deadline = Instant::now() + READY;
         loop {

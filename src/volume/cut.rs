@@ -9,7 +9,7 @@ use super::error::*;
 use super::id::{LayerId, NodeId, SnapshotId};
 use super::record::{Consistency, Intent, Layer, ParentLayer, Record, Snapshot, State};
 use super::steps::{Step, reached};
-use super::store::Locked;
+use super::store::{Locked, exists};
 use crate::image::lock::{ImageLock, LockError};
 use crate::image::qemu_img::{Create, Preallocation};
 use crate::image::{Format, header};
@@ -111,7 +111,7 @@ impl Locked<'_> {
     ) -> Result<(), Error> {
         self.measure()?;
         let frozen = self.record.active.expect("a volume that is ready has an active layer");
-        let file = self.fresh_file(format!("volume-{}.{tag}", self.id()));
+        let file = self.fresh_file(format!("volume-{}.{tag}", self.id()))?;
         let begun = Begun { frozen, overlay: LayerId::random(), file };
         self.record.intent =
             Some(Intent::Cut { snapshot: tag, frozen, overlay: begun.overlay, file: begun.file.clone() });
@@ -195,9 +195,11 @@ impl Locked<'_> {
     /// only read the layer may go on: it stays as it is.
     fn exclude_writers(&self, begun: &Begun) -> Result<Switch, Error> {
         let below = self.record.layer(begun.frozen).expect("the frozen layer is in the record");
-        // The overlay first: a daemon that is on it has the layer below open for reading only.
-        drop(ImageLock::write(&self.image(&begun.file)).context(ImageLockSnafu)?);
+        // Kept before the overlay is looked at: a node that answers late can then switch no more, nor has it switched
+        // between the two looks, and a daemon that is on the overlay has this layer open for reading only.
         let lock = ImageLock::read(&self.image(&below.file)).context(ImageLockSnafu)?;
+        reached(Step::CutLayerHeld);
+        drop(ImageLock::write(&self.image(&begun.file)).context(ImageLockSnafu)?);
         Ok(Switch::Detached { _lock: lock })
     }
 
@@ -230,7 +232,7 @@ impl Locked<'_> {
     /// The point itself is not handed out: nobody knows what was acknowledged around it, so it is cut again.
     fn recover_cut(&mut self, begun: Begun) -> Result<(), Error> {
         let volume = self.id();
-        if !self.image(&begun.file).exists() {
+        if !exists(&self.image(&begun.file))? {
             // No node was ever told: that comes after the overlay has its name.
             tracing::info!(%volume, file = begun.file, "a cut that had not begun is forgotten");
             self.record.intent = None;

@@ -15,7 +15,7 @@ use super::id::{LayerId, VolumeId};
 use super::provision::make_folder;
 use super::record::{Layer, Record};
 use super::steps::{Step, reached};
-use super::store::lost_share;
+use super::store::{exists, lost_share};
 use super::volumes::Volumes;
 use crate::host::fsio;
 use crate::image::{ImageRef, ReadError, written};
@@ -61,7 +61,7 @@ impl Volumes {
             return Err(Error::io("keep so long a delta as", path)(io::ErrorKind::FileTooLarge.into()));
         }
         let folder = self.layout.deltas(delta.to.volume);
-        if !folder.exists() {
+        if !exists(&folder)? {
             make_folder(&folder)?;
             fsio::sync_dir(&self.layout.volume(delta.to.volume))?;
         }

@@ -11,7 +11,7 @@ use super::id::{LayerId, VolumeId};
 use super::references::{entries, list_ids};
 use super::repair::RepairReport;
 use super::steps::{Step, reached};
-use super::store::{Locked, remove_file};
+use super::store::{Locked, exists, remove_file};
 use super::volumes::Volumes;
 use jiff::Timestamp;
 use std::collections::HashSet;
@@ -149,7 +149,7 @@ impl Locked<'_> {
     pub(super) fn forget_deltas(&self, freed: &[LayerId]) -> Result<(), Error> {
         for layer in freed {
             let path = self.volumes.layout.delta(self.id(), *layer);
-            if path.exists() {
+            if exists(&path)? {
                 self.fence()?;
                 remove_file(&path)?;
             }

@@ -10,7 +10,7 @@ use super::id::{LayerId, VolumeId};
 use super::provision::{begin, make_folder, whole_gib};
 use super::record::{Imported, Layer, ParentLayer, State};
 use super::steps::{Step, reached};
-use super::store::Locked;
+use super::store::{Locked, exists};
 use super::view::{CreateVolume, VolumeKind, VolumeView};
 use super::volumes::Volumes;
 use crate::image::header::{self, Header};
@@ -130,8 +130,8 @@ impl Volumes {
         }
         let fresh = begin(id, request);
         let (base, overlay) = (LayerId::random(), LayerId::random());
-        let base_file = locked.fresh_file(format!("volume-{id}"));
-        let overlay_file = locked.fresh_file(format!("volume-{id}.{overlay}"));
+        let base_file = locked.fresh_file(format!("volume-{id}"))?;
+        let overlay_file = locked.fresh_file(format!("volume-{id}.{overlay}"))?;
         let format = if request.kind == VolumeKind::Qcow2 { Format::Qcow2 } else { Format::Raw };
         let layer = |id, file, format, parent| Layer {
             id,
@@ -171,7 +171,7 @@ impl Volumes {
         let base = overlay.parent.and_then(|parent| locked.record.layer(parent.layer));
         let base = base.expect("the overlay of an import stands on its base").clone();
         // A file gets its final name only when it is complete.
-        if !locked.image(&base.file).exists() {
+        if !exists(&locked.image(&base.file))? {
             let full = locked.record.kind == VolumeKind::RawFull;
             let preallocation = if full { Preallocation::Full } else { Preallocation::Off };
             let create = Create { format: base.format, size: base.size, preallocation, backing: None };
@@ -184,7 +184,7 @@ impl Volumes {
             })?;
         }
         reached(Step::ImportCopied);
-        if !locked.image(&overlay.file).exists() {
+        if !exists(&locked.image(&overlay.file))? {
             let name = relative(&locked.image(&overlay.file), &locked.image(&base.file));
             let create = Create {
                 format: Format::Qcow2,

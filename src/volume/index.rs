@@ -13,7 +13,7 @@ use super::view::VolumeView;
 use super::volumes::Volumes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -21,8 +21,9 @@ use std::time::{Duration, Instant, SystemTime};
 const SETTLED: Duration = Duration::from_secs(2);
 /// How old the sum of the capacities may be: a burst of new volumes counts the share once, not once each.
 const SUM_AGE: Duration = Duration::from_secs(10);
-/// How old while another call is counting already: nobody waits for it, or counts beside it.
-const SUM_AGE_MEANWHILE: Duration = Duration::from_secs(120);
+/// How old while it is being counted anew, beside the call that found it so: nobody waits for thousands of looks. What other
+/// controllers have done meanwhile is missing; who comes near a limit counts himself.
+const SUM_AGE_MEANWHILE: Duration = Duration::from_secs(15 * 60);
 /// How long a new volume counts before its folder is found.
 const CLAIM_AGE: Duration = Duration::from_secs(60);
 /// Looks at once. Each waits for its round trips, not for a processor.
@@ -37,6 +38,8 @@ struct Shared {
     known: Mutex<Known>,
     /// Held by whoever counts.
     counting: Mutex<()>,
+    /// Somebody counts for calls that did not wait.
+    behind: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -216,11 +219,29 @@ impl Volumes {
         Ok(others.filter(|(_, entry)| entry.view.as_ref().is_some_and(given)).count())
     }
 
-    /// Looks at every record that has changed, unless that was done some seconds ago. One call at a time does.
+    /// What is known is some seconds old, or is being put right beside this call.
     fn count(&self) -> Result<(), Error> {
         if self.index.was_counted_within(SUM_AGE) {
             return Ok(());
         }
+        if !self.index.was_counted_within(SUM_AGE_MEANWHILE) {
+            return self.count_now();
+        }
+        // One at a time: on a share that hangs it is this one thread that waits.
+        if !self.index.0.behind.swap(true, Ordering::SeqCst) {
+            let volumes = self.clone();
+            std::thread::spawn(move || {
+                if let Err(error) = volumes.count_now() {
+                    tracing::debug!(share = %volumes.share.key, %error, "the share was not counted");
+                }
+                volumes.index.0.behind.store(false, Ordering::SeqCst);
+            });
+        }
+        Ok(())
+    }
+
+    /// Looks at every record that has changed, unless that was done some seconds ago. One call at a time does.
+    fn count_now(&self) -> Result<(), Error> {
         let Some(_turn) = self.index.turn() else { return Ok(()) };
         // Perhaps by the one whose turn was waited for.
         if self.index.was_counted_within(SUM_AGE) {

@@ -9,7 +9,7 @@ use super::record::Record;
 use super::references::list_ids;
 use super::repair::KEPT;
 use super::report::{allocated, tops};
-use super::store::read_if_exists;
+use super::store::{exists, read_if_exists};
 use super::volumes::Volumes;
 use crate::image::Format;
 use serde::Serialize;
@@ -94,7 +94,9 @@ impl Volumes {
                     report.problems.push(error.to_string());
                 }
             }
-            Ok(None) if !self.layout.volume(id).exists() => return Err(Error::VolumeNotFound { volume: id }),
+            Ok(None) if !exists(&self.layout.volume(id))? => {
+                return Err(Error::VolumeNotFound { volume: id });
+            }
             Ok(None) => match self.image_files(id) {
                 Ok(files) if files.is_empty() => {
                     let removable = self.leftovers(id).is_ok_and(|leftovers| leftovers.is_some());

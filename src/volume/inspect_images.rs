@@ -4,6 +4,7 @@ use super::error::{Error, ImageLockSnafu};
 use super::id::VolumeId;
 use super::inspect::VolumeReport;
 use super::record::{Record, State};
+use super::store::exists;
 use super::volumes::Volumes;
 use crate::image::{QemuImg, lock};
 use serde::Serialize;
@@ -34,7 +35,7 @@ impl Volumes {
             return Ok(());
         };
         let path = self.layout.image(record.id, &active.file);
-        if !path.exists() {
+        if !exists(&path)? {
             // Said where the chain is looked at.
             return Ok(());
         }
@@ -60,7 +61,7 @@ impl Volumes {
         let img = QemuImg::new(self.tools.qemu_img.clone());
         for layer in &record.layers {
             let path = self.layout.image(id, &layer.file);
-            if !path.exists() {
+            if !exists(&path)? {
                 continue;
             }
             let verdict = if lock::in_use(&path).context(ImageLockSnafu)? {

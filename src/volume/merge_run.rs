@@ -13,6 +13,7 @@ use super::record::{Merge, Record, State};
 use super::references::sources;
 use super::restore::is_forsaken;
 use super::steps::{Step, reached};
+use super::store::{Locked, exists};
 use super::volumes::Volumes;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -60,7 +61,7 @@ impl Volumes {
             Ok(Some(record)) if record.state == State::Restoring => is_forsaken(&record),
             Ok(Some(record)) => {
                 wants_tidying(&record)
-                    || self.layout.background(*volume).exists()
+                    || exists(&self.layout.background(*volume)).unwrap_or(true)
                     || self.wants_flattening(&record).is_ok_and(|wanted| wanted)
             }
             // What is wrong with it is said to whoever asks for the volume.
@@ -134,21 +135,33 @@ impl Volumes {
     /// Copies, and does the last step under the volume's lock. False when it was asked to stop. Nothing of it
     /// runs any more when this returns, unless its node cannot be reached.
     fn run_merge(&self, volume: VolumeId, begun: &Begun) -> Result<bool, Error> {
+        reached(Step::MergeUnlocked);
+        let Some(locked) = self.lock_while_wanted(volume, &begun.merge)? else { return Ok(false) };
+        // Under the lock: whoever stopped the merge before it ran was told that nothing of it does, and went on.
+        locked.fence()?;
         let mut site = MergeSite::open(self, volume, &begun.merge, &begun.chain)?;
-        let copied = self.copy(volume, begun, &mut site).and_then(|copied| {
-            if !copied {
-                return Ok(false);
-            }
-            reached(Step::MergeCopied);
-            self.finish_merge(volume, &begun.merge, &mut site)
-        });
+        let started = site.step(&begun.merge, MergeStep::Start(begun.work.clone()));
+        drop(locked);
+        let copied =
+            started.and_then(|report| self.copy(volume, begun, &mut site, report)).and_then(|copied| {
+                if !copied {
+                    return Ok(false);
+                }
+                reached(Step::MergeCopied);
+                self.finish_merge(volume, &begun.merge, &mut site)
+            });
         let closed = if matches!(copied, Ok(true)) { Ok(()) } else { site.close(&begun.merge) };
         copied.and_then(|finished| closed.map(|()| finished))
     }
 
-    fn copy(&self, volume: VolumeId, begun: &Begun, site: &mut MergeSite<'_>) -> Result<bool, Error> {
+    fn copy(
+        &self,
+        volume: VolumeId,
+        begun: &Begun,
+        site: &mut MergeSite<'_>,
+        mut report: MergeReport,
+    ) -> Result<bool, Error> {
         let deadline = Instant::now() + LIMIT;
-        let mut report = site.step(&begun.merge, MergeStep::Start(begun.work.clone()))?;
         let mut noted = Instant::now();
         loop {
             match report {
@@ -179,17 +192,22 @@ impl Volumes {
         Ok(current.is_some_and(|current| current.run == merge.run && !current.cancelled))
     }
 
-    fn finish_merge(&self, volume: VolumeId, merge: &Merge, site: &mut MergeSite<'_>) -> Result<bool, Error> {
-        let mut locked = loop {
+    /// The volume's lock, unless the merge was stopped meanwhile.
+    fn lock_while_wanted(&self, volume: VolumeId, merge: &Merge) -> Result<Option<Locked<'_>>, Error> {
+        let locked = loop {
             match self.lock(volume) {
                 Err(Error::Busy { .. }) if self.still_wanted(volume, merge)? => {}
-                Err(Error::Busy { .. } | Error::VolumeNotFound { .. }) => return Ok(false),
+                Err(Error::Busy { .. } | Error::VolumeNotFound { .. }) => return Ok(None),
                 locked => break locked?,
             }
         };
-        if !self.still_wanted(volume, merge)? {
-            return Ok(false);
-        }
+        let current = locked.record.merge.as_ref();
+        let wanted = current.is_some_and(|current| current.run == merge.run && !current.cancelled);
+        Ok(wanted.then_some(locked))
+    }
+
+    fn finish_merge(&self, volume: VolumeId, merge: &Merge, site: &mut MergeSite<'_>) -> Result<bool, Error> {
+        let Some(mut locked) = self.lock_while_wanted(volume, merge)? else { return Ok(false) };
         locked.fence()?;
         match site.step(merge, MergeStep::Finish)? {
             MergeReport::Finished => {}

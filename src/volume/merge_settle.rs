@@ -69,7 +69,11 @@ impl Locked<'_> {
             self.record_merged(&merge)?;
         } else {
             self.record.merge = None;
-            if let Some(lower) = self.record.layer_mut(merge.lower) {
+            // A commit that was stopped has written parts of the upper layer into the lower one: that reads as no point
+            // any more by itself, and stays so.
+            if merge.direction != Direction::Commit
+                && let Some(lower) = self.record.layer_mut(merge.lower)
+            {
                 lower.closed = false;
             }
             self.commit()?;

@@ -59,6 +59,7 @@ mod slots;
 mod snapshot;
 mod stage;
 mod stage_reader;
+mod staged;
 mod stats;
 pub mod steps;
 mod store;

@@ -54,6 +54,8 @@ impl Staging {
                 self.daemon_of(&local)?.is_some(),
                 PreconditionSnafu { volume, reason: "its storage daemon died; unstage it first" }
             );
+            let half = "it is staged no more: unstaging it was broken off; stage it again";
+            ensure!(self.is_whole(&local)?, PreconditionSnafu { volume, reason: half });
             // It does not grow under its readers; where they look, it has its size.
             let size = self.parts.backend.refresh(&self.local.work_dir(handle))?;
             let reason = format!("its device has {size} bytes: ControllerExpandVolume comes first");

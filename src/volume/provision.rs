@@ -8,14 +8,14 @@ use super::origin::Origin;
 use super::publish::attached;
 use super::record::{Layer, Record, State};
 use super::steps::{Step, reached};
-use super::store::{Locked, is_full, remove_file};
+use super::store::{Locked, exists, is_full, remove_file};
 use super::view::{CreateVolume, VolumeKind, VolumeView};
 use super::volumes::Volumes;
 use crate::host::fsio;
 use crate::image::qemu_img::{Create, Preallocation};
 use crate::image::{Format, QemuImg, lock::ImageLock};
 use jiff::Timestamp;
-use snafu::{ResultExt, ensure};
+use snafu::ResultExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
@@ -89,7 +89,7 @@ impl Volumes {
             reached(Step::CloneAnnounced);
         }
         let fresh = begin(id, request);
-        let file = locked.fresh_file(format!("volume-{id}"));
+        let file = locked.fresh_file(format!("volume-{id}"))?;
         let record = &mut locked.record;
         record.incarnation = fresh.incarnation;
         record.kind = request.kind;
@@ -124,7 +124,7 @@ impl Volumes {
     fn make_base(&self, locked: &Locked<'_>) -> Result<(), Error> {
         let layer = locked.record.active_layer().expect("a volume that is being made has an active layer");
         let path = locked.image(&layer.file);
-        if path.exists() {
+        if exists(&path)? {
             // It got its final name only when it was complete.
             return Ok(());
         }
@@ -173,16 +173,15 @@ impl Volumes {
             .and_then(|file| file.sync_all())
             .map_err(Error::io("sync", &temporary))?;
         locked.fence()?;
-        ensure!(
-            !path.exists(),
-            PreconditionSnafu {
+        fsio::rename_new(&temporary, &path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::AlreadyExists => Error::Precondition {
                 volume: locked.id(),
                 reason: format!(
                     "there is a file {file:?} that the record does not know; nothing was replaced"
-                )
-            }
-        );
-        std::fs::rename(&temporary, &path).map_err(Error::io("rename into place", &path))?;
+                ),
+            },
+            _ => Error::io("rename into place", &path)(error),
+        })?;
         fsio::sync_dir(&self.layout.volume(locked.id()))?;
         Ok(())
     }
@@ -203,7 +202,10 @@ impl Volumes {
         locked.stop_merge()?;
         let active = locked.record.active_layer().map(|layer| locked.image(&layer.file));
         // A process that the record does not know of would go on writing into an unlinked file.
-        let active = active.filter(|file| file.exists());
+        let active = match active {
+            Some(file) if exists(&file)? => Some(file),
+            _ => None,
+        };
         let unused = active.as_deref().map(ImageLock::write).transpose().context(ImageLockSnafu)?;
         locked.record.state = State::Deleted;
         locked.record.active = None;

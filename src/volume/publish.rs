@@ -100,6 +100,11 @@ impl Volumes {
             Err(Error::VolumeNotFound { .. }) => return Ok(()),
             locked => locked?,
         };
+        // One in a daemon of its own has the active image open, as a pod's daemon would. What runs in the node's own daemon
+        // ends with that.
+        if locked.record.merge.as_ref().is_some_and(|merge| merge.at.is_none()) {
+            locked.stop_merge()?;
+        }
         let meant = |attachment: &Attachment| node.is_none_or(|node| attachment.node == *node);
         let attachments: Vec<Attachment> =
             locked.record.attachments.iter().filter(|a| meant(a)).cloned().collect();
@@ -128,7 +133,13 @@ impl Locked<'_> {
             return free.map(drop).context(ImageLockSnafu);
         }
         self.ask_to_release(node)?;
-        ImageLock::write(&active).map(drop).context(ImageLockSnafu)
+        let free = ImageLock::write(&active);
+        if is_held(&free) {
+            let reason = format!("it says that it let go, and {} is open still", active.display());
+            let source = AgentError::Unreachable { reason };
+            return Err(Error::NodeUnreachable { volume: self.id(), node: node.clone(), source });
+        }
+        free.map(drop).context(ImageLockSnafu)
     }
 
     /// Others may read beside it, so that no lock tells whether this one has ended: it is asked. One that cannot be asked

@@ -11,7 +11,7 @@ use super::provision::make_folder;
 use super::record::{ParentLayer, Record, State};
 use super::repair::DAMAGED;
 use super::steps::{Step, reached};
-use super::store::{Locked, remove_file};
+use super::store::{Locked, exists, remove_file};
 use super::volumes::Volumes;
 use crate::host::fsio;
 use jiff::Timestamp;
@@ -124,7 +124,7 @@ impl Volumes {
 
     /// Removes the folder of a volume whose record is gone.
     fn remove_leftovers(&self, id: VolumeId) -> Result<(), Error> {
-        if self.layout.volume(id).exists() {
+        if exists(&self.layout.volume(id))? {
             let _lock = self.take_lock(id)?;
             if self.read(id)?.is_none() {
                 self.remove_folder(id);

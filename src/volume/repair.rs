@@ -12,7 +12,7 @@ use super::report::tops;
 use super::salvage::is_of_another_version;
 use super::scan::{Below, below};
 use super::steps::{Step, reached};
-use super::store::{Locked, read_if_exists, remove_file};
+use super::store::{Locked, exists, read_if_exists, remove_file};
 use super::volumes::Volumes;
 use crate::host::fsio;
 use crate::image::header::Header;
@@ -50,7 +50,7 @@ impl Volumes {
             Ok(Some(record)) => report.done.extend(pending(&record)),
             Ok(None) if self.image_files(id)?.is_empty() => {
                 self.sweep(id)?;
-                match self.layout.volume(id).exists() {
+                match exists(&self.layout.volume(id))? {
                     true => report.unknown.push(KEPT.to_owned()),
                     false => report.done.push("the folder of a deleted volume was removed".to_owned()),
                 }
@@ -187,7 +187,7 @@ impl Locked<'_> {
             }
             let folder = self.volumes.layout.lost(id);
             make_folder(&folder)?;
-            let taken = folder.join(&file).exists();
+            let taken = exists(&folder.join(&file))?;
             let suffix = if taken { format!(".{}", uuid::Uuid::new_v4().simple()) } else { String::new() };
             let to = folder.join(format!("{file}{suffix}"));
             self.fence()?;

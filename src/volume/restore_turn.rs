@@ -9,7 +9,7 @@ use super::record::{FailureKind, Layer, ParentLayer, Record, RestoreFailure, Sta
 use super::references::entries;
 use super::restore::backup_of;
 use super::steps::{Step, reached};
-use super::store::{Locked, TURN_WAIT, remove_file};
+use super::store::{Locked, TURN_WAIT, exists, remove_file};
 use super::view::{VolumeKind, VolumeView};
 use super::volumes::Volumes;
 use crate::host::fsio;
@@ -199,8 +199,8 @@ impl Locked<'_> {
     fn journal_restored(&mut self, format: Format) -> Result<(), Error> {
         let (id, capacity, incarnation) = (self.id(), self.record.capacity, self.record.incarnation);
         let (base, overlay) = (LayerId::random(), LayerId::random());
-        let base_file = self.fresh_file(format!("volume-{id}"));
-        let overlay_file = self.fresh_file(format!("volume-{id}.{overlay}"));
+        let base_file = self.fresh_file(format!("volume-{id}"))?;
+        let overlay_file = self.fresh_file(format!("volume-{id}.{overlay}"))?;
         let layer = |id, file, format, parent| Layer {
             id,
             incarnation,
@@ -230,17 +230,17 @@ impl Locked<'_> {
         let base = overlay.parent.and_then(|parent| self.record.layer(parent.layer));
         let base = base.context(damaged)?.clone();
         let path = self.image(&base.file);
-        if !path.exists() {
+        if !exists(&path)? {
             let fetched = try_file(self.volumes, self.id(), run);
-            if !fetched.exists() {
+            if !exists(&fetched)? {
                 return Ok(false);
             }
             self.fence()?;
-            std::fs::rename(&fetched, &path).map_err(Error::io("rename into place", &path))?;
+            fsio::rename_new(&fetched, &path).map_err(Error::io("rename into place", &path))?;
             fsio::sync_dir(&self.volumes.layout.volume(self.id()))?;
         }
         reached(Step::RestoreNamed);
-        if !self.image(&overlay.file).exists() {
+        if !exists(&self.image(&overlay.file))? {
             let name = relative(&self.image(&overlay.file), &path);
             let create = Create {
                 format: Format::Qcow2,

@@ -7,6 +7,8 @@ use super::view::VolumeKind;
 use super::volumes::Volumes;
 use std::fmt;
 
+/// With less of the limit left than one part in so many, nothing but a count of the moment is believed.
+const NEAR: u64 = 10;
 /// Of a thinly made volume, what its first metadata and writes take.
 const THIN_START: u64 = 64 << 20;
 
@@ -65,7 +67,8 @@ impl fmt::Display for Capacity {
 }
 
 impl Volumes {
-    /// How much room the share has, as it was some seconds ago at most. Reads every record that has changed.
+    /// How much room the share has, as far as this process knows: what others have promised of it may be missing for some
+    /// minutes, what this one has is in it.
     pub fn capacity(&self) -> Result<Capacity, Error> {
         let room = self.room()?;
         Ok(Capacity::new(room.total, room.free, self.provisioned()?, &self.tools.policy))
@@ -83,10 +86,10 @@ impl Volumes {
         if written.max(THIN_START) > capacity.spare() {
             return FullSnafu { needed: size, capacity }.fail();
         }
-        if self.index.claim(id, size, capacity.limit) {
+        // Well below the limit what others have made meanwhile does not matter; they count it themselves.
+        if self.index.claim(id, size, capacity.limit - capacity.limit / NEAR) {
             return Ok(());
         }
-        // Another controller may have deleted volumes meanwhile.
         let capacity = self.capacity_now()?;
         match self.index.claim(id, size, capacity.limit) {
             true => Ok(()),

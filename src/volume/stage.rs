@@ -15,7 +15,7 @@ use crate::host::mkfs::{Content, Formatter};
 use crate::host::mount::{FsType, Mounter};
 use crate::qsd::command::{self, Open};
 use crate::qsd::qmp::Client;
-use crate::qsd::{Daemon, DaemonHost, DaemonName};
+use crate::qsd::{DaemonHost, DaemonName};
 use snafu::{OptionExt, ensure};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -157,51 +157,6 @@ impl Staging {
             }
             staged
         })
-    }
-
-    /// Whether the volume is staged as asked, and alive.
-    fn is_staged(&self, handle: &VolumeHandle, request: &StageVolume) -> Result<bool, Error> {
-        let Some(local) = self.local.load(handle)?.filter(|local| local.staged) else { return Ok(false) };
-        let volume = handle.volume;
-        let daemon = self.parts.daemons.find(&daemon_name(handle))?;
-        let alive = daemon.is_some_and(|daemon| Some(daemon.instance) == local.daemon_instance);
-        if !alive {
-            ensure!(
-                self.targets_in_use(&local)?.is_empty(),
-                PreconditionSnafu {
-                    volume,
-                    reason: "its storage daemon died; unpublish and unstage it first"
-                }
-            );
-            return Ok(false);
-        }
-        ensure!(
-            local.staging_path == request.staging_path,
-            PreconditionSnafu {
-                volume,
-                reason: format!("it is staged at {}; unstage it there first", local.staging_path.display())
-            }
-        );
-        let wanted = match &request.access {
-            Access::Mount { fs, .. } => Some(fs.name().to_owned()),
-            Access::Block => None,
-        };
-        ensure!(
-            local.filesystem == wanted,
-            IncompatibleSnafu { volume, reason: "it is staged in another mode; unstage it first" }
-        );
-        Ok(true)
-    }
-
-    /// The pods' paths that are still mounts: after a reboot the notes are there and the mounts are not.
-    pub(super) fn targets_in_use(&self, local: &Local) -> Result<Vec<PathBuf>, Error> {
-        let mut targets = Vec::new();
-        for target in &local.targets {
-            if self.parts.mounter.find(target)?.is_some() {
-                targets.push(target.clone());
-            }
-        }
-        Ok(targets)
     }
 
     /// Opens the active image in a daemon, under the volume's lock from the look at the record to the note in it.
@@ -355,7 +310,12 @@ impl Staging {
 
     /// Undoes all of [`Staging::stage`], as far as it got.
     pub(super) fn close(&self, handle: &VolumeHandle) -> Result<(), Error> {
-        let Some(local) = self.local.load(handle)? else { return Ok(()) };
+        let Some(mut local) = self.local.load(handle)? else { return Ok(()) };
+        if local.staged {
+            // Whatever becomes of the rest: from here on no pod is given it.
+            local.staged = false;
+            self.local.save(&local)?;
+        }
         if self.parts.mounter.find(&local.staging_path)?.is_some() {
             self.parts.mounter.unmount(&local.staging_path)?;
         }
@@ -363,15 +323,10 @@ impl Staging {
         let name = daemon_name(handle);
         let daemon = self.parts.daemons.find(&name)?;
         self.parts.backend.detach(daemon.as_ref(), &self.local.work_dir(handle))?;
+        reached(Step::UnstageDetached);
         self.parts.daemons.stop(&name)?;
         reached(Step::UnstageClosed);
         self.local.remove(handle)
-    }
-
-    /// The daemon that has a staged volume open.
-    pub(super) fn daemon_of(&self, local: &Local) -> Result<Option<Daemon>, Error> {
-        let daemon = self.parts.daemons.find(&daemon_name(&local.handle))?;
-        Ok(daemon.filter(|daemon| Some(&daemon.instance) == local.daemon_instance.as_ref()))
     }
 
     /// Every volume that this node has staged, or has begun to.

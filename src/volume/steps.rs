@@ -67,6 +67,8 @@ steps! {
     CutIntended = "cut-intended",
     /// The overlay has its final name; nothing writes to it.
     CutOverlayMade = "cut-overlay-made",
+    /// Nobody writes the layer that is frozen, and nobody can; whether anybody has the overlay was not looked at.
+    CutLayerHeld = "cut-layer-held",
     /// On the node: the filesystem is frozen.
     CutFrozen = "cut-frozen",
     /// On the node: the daemon writes to the overlay; the filesystem is still frozen.
@@ -91,6 +93,8 @@ steps! {
     DeltaFolded = "delta-folded",
     /// The merge is journaled; nothing was copied.
     MergeIntended = "merge-intended",
+    /// The same, and the volume is free: whoever needs it may stop the merge, of which nothing runs yet.
+    MergeUnlocked = "merge-unlocked",
     /// All is copied; no header was changed.
     MergeCopied = "merge-copied",
     /// In the daemon that has the volume open, or in the merge's own: the header is changed; nobody was told.
@@ -127,6 +131,8 @@ steps! {
     ExpandRefreshed = "expand-refreshed",
     /// Unstaging: the mount is gone, the device is there.
     UnstageUnmounted = "unstage-unmounted",
+    /// Unstaging: mount and device are gone, the daemon has the image open.
+    UnstageDetached = "unstage-detached",
     /// Unstaging: the device and the daemon are gone, the record says `opened`.
     UnstageClosed = "unstage-closed",
 }
@@ -136,6 +142,17 @@ steps! {
 #[inline]
 pub fn reached(_step: Step) {}
 
+#[cfg(feature = "crash-points")]
+thread_local! {
+    static MEANWHILE: std::cell::RefCell<Option<(Step, Box<dyn FnOnce()>)>> = const { std::cell::RefCell::new(None) };
+}
+
+/// When this thread next comes to that step it first does this work, once: what another process may do there.
+#[cfg(feature = "crash-points")]
+pub fn meanwhile(step: Step, work: impl FnOnce() + 'static) {
+    MEANWHILE.set(Some((step, Box::new(work))));
+}
+
 /// The process has come to this step; dies here, or stands still once until it is told to go on, if a test
 /// armed it.
 #[cfg(feature = "crash-points")]
@@ -143,6 +160,10 @@ pub fn reached(step: Step) {
     use rustix::process::{Signal, getpid, kill_process};
     use std::sync::atomic::{AtomicBool, Ordering};
     static STOPPED: AtomicBool = AtomicBool::new(false);
+    let due = MEANWHILE.with_borrow_mut(|planned| planned.take_if(|(at, _)| *at == step));
+    if let Some((_, work)) = due {
+        work();
+    }
     let armed = |variable| std::env::var(variable).is_ok_and(|armed| armed == step.name());
     if armed("STRATA_STOP_AT") && !STOPPED.swap(true, Ordering::SeqCst) {
         eprintln!("stop point {} reached", step.name());

@@ -231,13 +231,12 @@ impl Locked<'_> {
     }
 
     /// A name that no file of the volume has: the wanted one, or that with a suffix.
-    pub(super) fn fresh_file(&self, wanted: String) -> String {
-        let taken = |name: &str| self.record.uses_file(name) || self.image(name).exists();
-        if !taken(&wanted) {
-            return wanted;
+    pub(super) fn fresh_file(&self, wanted: String) -> Result<String, Error> {
+        if !self.record.uses_file(&wanted) && !exists(&self.image(&wanted))? {
+            return Ok(wanted);
         }
         let suffix = uuid::Uuid::new_v4().simple().to_string();
-        format!("{wanted}.{}", &suffix[..8])
+        Ok(format!("{wanted}.{}", &suffix[..8]))
     }
 
     /// Unlinks what is in the trash, and says so in the record.
@@ -269,6 +268,12 @@ pub(super) fn read_if_exists(path: &Path) -> io::Result<Option<Vec<u8>>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         read => read.map(Some),
     }
+}
+
+/// Whether there is a file. A share that gives no answer to that has not said no: taking it for one would forget what
+/// was begun.
+pub(super) fn exists(path: &Path) -> Result<bool, Error> {
+    path.try_exists().map_err(Error::io("look for", path))
 }
 
 /// Unlinks a file. Not there: success, for an earlier try may have come this far.

@@ -59,6 +59,8 @@ impl Staging {
                 self.daemon_of(&local)?.is_some(),
                 PreconditionSnafu { volume, reason: "its storage daemon died; unstage it first" }
             );
+            let half = "it is staged no more: unstaging it was broken off; stage it again";
+            ensure!(self.is_whole(&local)?, PreconditionSnafu { volume, reason: half });
             let readonly = request.readonly || local.reader;
             let block = request.access == Access::Block;
             ensure!(

@@ -5,7 +5,7 @@ use crate::share::volume_of;
 use crate::support::domain::write_at;
 use crate::support::small_share::SmallShare;
 use crate::world::{BLOCK, Disk, LENGTH, World, patiently};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use strata::volume::steps::Step;
 use tonic::Status;
 
@@ -197,6 +197,47 @@ pub fn unstage_mounted(step: Step) {
     world.share.folder_agrees(volume);
     world.share.check(volume);
     world.end(&[volume]);
+}
+
+/// A pod comes back to a node where unstaging was broken off: it gets its volume, not the node's own disk, nor a loop device
+/// that may be another volume's by now.
+pub fn comes_back_block(step: Step) {
+    let mut world = World::new();
+    world.arm(step);
+    let mut disk = world.disk("pvc-block", "qcow2");
+    let device = world.attach(&disk.id, Use::Block);
+    world.write_to(&mut disk, &device, 0..32, 1);
+    let target = unstage_and_return(&mut world, &disk.id, Use::Block);
+    world.write_to(&mut disk, &target, 5..9, 2);
+    world.detach(&disk.id);
+    world.verify_disk(&disk);
+    world.end(&[disk.volume()]);
+}
+
+pub fn comes_back_mounted(step: Step) {
+    let mut world = World::new();
+    world.arm(step);
+    let id = patiently(|| world.driver.create(new_volume("pvc-fs", 1 << 30, Use::Ext4, &[]))).volume_id;
+    let target = world.attach(&id, Use::Ext4);
+    std::fs::write(target.join("file"), [9; BLOCK]).unwrap();
+    let target = unstage_and_return(&mut world, &id, Use::Ext4);
+    assert_eq!(std::fs::read(target.join("file")).unwrap(), [9; BLOCK]);
+    world.detach(&id);
+    world.end(&[volume_of(&id)]);
+}
+
+fn unstage_and_return(world: &mut World, id: &str, usage: Use) -> PathBuf {
+    let place = world.place(id);
+    let (staging, target) = (place.join("staging"), place.join("target"));
+    patiently(|| world.driver.node_unpublish(id, &target));
+    world.dies(|driver| driver.unstage(id, &staging));
+    world.calm();
+    // A kubelet that believes it staged finds out, rather than give a pod something else.
+    let early = world.driver.node_publish(id, &staging, &target, usage);
+    assert_eq!(early.unwrap_err().code(), tonic::Code::FailedPrecondition);
+    patiently(|| world.driver.stage(id, &staging, usage));
+    patiently(|| world.driver.node_publish(id, &staging, &target, usage));
+    target
 }
 
 fn unstage_twice(world: &mut World, id: &str) {

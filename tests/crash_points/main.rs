@@ -44,9 +44,15 @@ fn scenarios(step: Step) -> &'static [(&'static str, Scenario)] {
         Step::AdoptLinked => &[("cinder", imports::adopt), ("repaired", imports::adopt_repaired)],
         Step::AdoptRecorded | Step::AdoptUnlinked => &[("cinder", imports::adopt)],
         Step::CloneAnnounced => &[("clone", lifecycle::clone)],
-        Step::CutIntended | Step::CutOverlayMade | Step::CutReported | Step::CutRecorded => {
+        Step::CutIntended | Step::CutOverlayMade | Step::CutRecorded => {
             &[("detached", points::cut_detached), ("attached", points::cut_attached)]
         }
+        Step::CutReported => &[
+            ("detached", points::cut_detached),
+            ("attached", points::cut_attached),
+            ("out of sight", points::cut_out_of_sight),
+        ],
+        Step::CutLayerHeld => &[("detached", points::cut_detached)],
         Step::CutFrozen | Step::CutSwitched => &[
             ("ext4", points::cut_attached),
             ("xfs", points::cut_attached_xfs),
@@ -56,6 +62,7 @@ fn scenarios(step: Step) -> &'static [(&'static str, Scenario)] {
         Step::DeltaRecorded => &[("after a cut", deltas::recorded), ("in use", deltas::recorded_in_use)],
         Step::DeltaFolded => &[("limit", deltas::folded)],
         Step::MergeIntended
+        | Step::MergeUnlocked
         | Step::MergeCopied
         | Step::MergeHeaderWritten
         | Step::MergeJobDismissed
@@ -88,9 +95,13 @@ fn scenarios(step: Step) -> &'static [(&'static str, Scenario)] {
         Step::GrowDaemonResized => &[("attached", growth::attached)],
         Step::GrowResized => &[("detached", growth::detached), ("attached", growth::attached)],
         Step::ExpandRefreshed => &[("xfs", growth::mounted)],
-        Step::UnstageUnmounted | Step::UnstageClosed => {
-            &[("block", lifecycle::unstage_block), ("ext4", lifecycle::unstage_mounted)]
-        }
+        Step::UnstageUnmounted | Step::UnstageDetached => &[
+            ("block", lifecycle::unstage_block),
+            ("ext4", lifecycle::unstage_mounted),
+            ("block, comes back", lifecycle::comes_back_block),
+            ("ext4, comes back", lifecycle::comes_back_mounted),
+        ],
+        Step::UnstageClosed => &[("block", lifecycle::unstage_block), ("ext4", lifecycle::unstage_mounted)],
     }
 }
 

@@ -7,7 +7,7 @@ use crate::support::writer::{Writer, verify_files};
 use crate::world::{Disk, LENGTH, World, eventually, patiently};
 use std::time::Duration;
 use strata::rpc::csi::Snapshot;
-use strata::volume::record::Consistency;
+use strata::volume::record::{Consistency, Intent};
 use strata::volume::steps::Step;
 use tonic::Code;
 
@@ -101,6 +101,36 @@ fn cut_under_a_writer(step: Step, usage: Use) {
     verify_files(&world.attach(&id, usage), total);
     world.detach(&id);
     world.end(&[volume]);
+}
+
+/// The share says neither that the overlay is there nor that it is not (a split brain, a brick that is away): the cut, and
+/// what was acknowledged since, is not forgotten.
+pub fn cut_out_of_sight(step: Step) {
+    let mut world = World::new();
+    world.calm();
+    let mut disk = world.disk("pvc-cut", "qcow2");
+    let device = world.attach(&disk.id, Use::Block);
+    world.write_to(&mut disk, &device, 0..8, 1);
+    world.arm(step);
+    world.dies(|driver| driver.snapshot(&disk.id, "s1"));
+    world.write_to(&mut disk, &device, 2..6, 2);
+    let Some(Intent::Cut { file, .. }) = world.share.record(disk.volume()).intent else {
+        panic!("no cut was begun")
+    };
+    let overlay = world.share.image(disk.volume(), &file);
+    let aside = world.dir.path().join("aside");
+    std::fs::rename(&overlay, &aside).unwrap();
+    std::os::unix::fs::symlink(&overlay, &overlay).unwrap();
+    world.calm();
+    let refused = world.driver.snapshot(&disk.id, "s1").unwrap_err();
+    assert!(refused.message().contains("look for"), "{refused}");
+    assert!(world.share.record(disk.volume()).intent.is_some(), "it was forgotten");
+    std::fs::rename(&aside, &overlay).unwrap();
+    world.snapshot(&disk, "s1");
+    world.write_to(&mut disk, &device, 5..7, 3);
+    world.detach(&disk.id);
+    world.verify_disk(&disk);
+    world.end(&[disk.volume()]);
 }
 
 /// Nobody starts the driver again after its node died in the middle of a cut: it is taken down.

@@ -36,6 +36,10 @@ impl Share {
         Share { root: root.to_owned(), layout: Layout::new(root), img: QemuImg::new(support::qemu_img()) }
     }
 
+    pub fn image(&self, volume: VolumeId, file: &str) -> PathBuf {
+        self.layout.image(volume, file)
+    }
+
     pub fn record(&self, volume: VolumeId) -> Record {
         let bytes = std::fs::read(self.layout.record(volume)).unwrap();
         decode(&bytes).unwrap_or_else(|reason| panic!("the record of {volume}: {reason}"))
