@@ -148,3 +148,13 @@ fn an_upward_import_is_found_however_it_is_written() {
         violations("volume", &code("use crate::host::exec; // like crate::csi and tokio::spawn")).is_empty()
     );
 }
+
+/// `Path::exists` answers "no" to every error: on a share that says nothing an image would be taken for gone, and what was
+/// begun with it forgotten (invariant 1). The domain asks with `store::exists`.
+#[test]
+fn the_domain_takes_no_error_for_gone() {
+    let asks = |path: &PathBuf| code(&fs::read_to_string(path).unwrap()).contains(".exists()");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/volume");
+    let careless: Vec<_> = source_files(&root).into_iter().filter(asks).collect();
+    assert_eq!(careless, Vec::<PathBuf>::new());
+}
