@@ -38,8 +38,8 @@ struct Shared {
     known: Mutex<Known>,
     /// Held by whoever counts.
     counting: Mutex<()>,
-    /// Somebody counts for calls that did not wait.
-    behind: AtomicBool,
+    /// A thread counts for calls that did not wait.
+    beside: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -61,6 +61,16 @@ struct Entry {
     capacity: u64,
     view: Option<VolumeView>,
     work: Work,
+}
+
+/// What a call that wants the sum has to do for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Needed {
+    Nothing,
+    /// Let it be counted, and go on with what is known. Said to one caller until that has ended: on a share that hangs it is
+    /// this one thread that waits.
+    Beside,
+    Now,
 }
 
 /// What there is to do on a volume.
@@ -114,6 +124,18 @@ impl Index {
             Ok(turn) => Some(turn),
             Err(TryLockError::WouldBlock) if self.was_counted_within(SUM_AGE_MEANWHILE) => None,
             Err(_) => Some(self.0.counting.lock().unwrap_or_else(PoisonError::into_inner)),
+        }
+    }
+
+    fn needed(&self) -> Needed {
+        if self.was_counted_within(SUM_AGE) {
+            Needed::Nothing
+        } else if !self.was_counted_within(SUM_AGE_MEANWHILE) {
+            Needed::Now
+        } else if self.0.beside.swap(true, Ordering::SeqCst) {
+            Needed::Nothing
+        } else {
+            Needed::Beside
         }
     }
 
@@ -221,21 +243,18 @@ impl Volumes {
 
     /// What is known is some seconds old, or is being put right beside this call.
     fn count(&self) -> Result<(), Error> {
-        if self.index.was_counted_within(SUM_AGE) {
-            return Ok(());
-        }
-        if !self.index.was_counted_within(SUM_AGE_MEANWHILE) {
-            return self.count_now();
-        }
-        // One at a time: on a share that hangs it is this one thread that waits.
-        if !self.index.0.behind.swap(true, Ordering::SeqCst) {
-            let volumes = self.clone();
-            std::thread::spawn(move || {
-                if let Err(error) = volumes.count_now() {
-                    tracing::debug!(share = %volumes.share.key, %error, "the share was not counted");
-                }
-                volumes.index.0.behind.store(false, Ordering::SeqCst);
-            });
+        match self.index.needed() {
+            Needed::Nothing => {}
+            Needed::Now => return self.count_now(),
+            Needed::Beside => {
+                let volumes = self.clone();
+                std::thread::spawn(move || {
+                    if let Err(error) = volumes.count_now() {
+                        tracing::debug!(share = %volumes.share.key, %error, "the share was not counted");
+                    }
+                    volumes.index.0.beside.store(false, Ordering::SeqCst);
+                });
+            }
         }
         Ok(())
     }
@@ -338,6 +357,22 @@ impl Volumes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A new volume waits for no look at thousands of others; the first one of a process does.
+    #[test]
+    fn what_is_known_is_good_enough_while_it_is_counted_anew() {
+        let index = Index::default();
+        let counted = |age: Duration| index.known().counted = Some(Instant::now().checked_sub(age).unwrap());
+        assert_eq!(index.needed(), Needed::Now);
+        counted(Duration::ZERO);
+        assert_eq!(index.needed(), Needed::Nothing);
+        counted(SUM_AGE * 2);
+        assert_eq!([index.needed(), index.needed()], [Needed::Beside, Needed::Nothing]);
+        counted(SUM_AGE_MEANWHILE * 2);
+        assert_eq!(index.needed(), Needed::Now);
+        index.count_anew();
+        assert_eq!(index.needed(), Needed::Now);
+    }
 
     /// Thousands of records take seconds: calls beside each other do not all count them.
     #[test]
