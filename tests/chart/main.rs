@@ -5,6 +5,7 @@ mod helm;
 mod manifest;
 mod monitoring;
 mod shared_paths;
+mod sidecars;
 
 use helm::{chart, render, rendered};
 use manifest::{Manifest, strict};
