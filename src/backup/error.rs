@@ -370,6 +370,12 @@ impl BackupError {
 
     /// Whether a set on which this was found is unusable, as opposed to a store that does not answer.
     pub(super) fn is_about_the_set(&self) -> bool {
-        !matches!(self, BackupError::Store { source } if !matches!(source, StoreError::Missing { .. } | StoreError::TooLarge { .. }))
+        let of_the_set = |source: &StoreError| {
+            matches!(
+                source,
+                StoreError::Missing { .. } | StoreError::TooLarge { .. } | StoreError::BadKey { .. }
+            )
+        };
+        !matches!(self, BackupError::Store { source } if !of_the_set(source))
     }
 }

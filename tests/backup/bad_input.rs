@@ -1,12 +1,13 @@
 //! Sets that somebody changed: what each verb answers, and that nothing else suffers.
 
 use crate::util::{Repository, noise, restore, restored, small};
+use jiff::Timestamp;
 use rstest::rstest;
 use serde_json::{Value, json};
 use std::fs::{self, File};
 use strata::backup::format::Compression;
 use strata::backup::{
-    BackupError, Cancel, CreateReport, Damage as Found, ErrorKind, Limits, ParentChoice, Progress,
+    BackupError, Cancel, CreateReport, Damage as Found, ErrorKind, GcOptions, Limits, ParentChoice, Progress,
     VerifyOptions, Which,
 };
 use strata::image::Format;
@@ -323,4 +324,62 @@ async fn foreign_objects_elsewhere_are_left_alone() {
         engine.delete(made.backup_id).await.unwrap();
     }
     assert!(foreign.iter().all(|key| world.repository.file(key).exists()));
+}
+
+/// Gives a set another zone, as a Cinder of that zone would have made it.
+fn move_to_zone(world: &World, of: usize, zone: &str) {
+    let old = &world.chain[of].prefix;
+    let new = old.replace("/az_nova_", &format!("/az_{zone}_"));
+    let folder = world.repository.file(old).parent().unwrap().to_owned();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let Some(text) = path.to_str().filter(|text| text.contains(old.as_str())) else { continue };
+        fs::rename(text, text.replace(old.as_str(), &new)).unwrap();
+    }
+    let manifest = world.repository.file(&format!("{new}_metadata"));
+    let text = fs::read_to_string(&manifest).unwrap();
+    let in_json = |name: &str| serde_json::to_string(name).unwrap().trim_matches('"').to_owned();
+    fs::write(manifest, text.replace(old.as_str(), &in_json(&new))).unwrap();
+}
+
+/// Cinder's zones are free text.
+#[tokio::test]
+async fn a_zone_of_any_text_is_a_zone() {
+    let world = World::new().await;
+    move_to_zone(&world, 0, "my zone 100%");
+    move_to_zone(&world, 1, "Zürich\\*?");
+    let engine = &world.repository.engine;
+    let listed = engine.list(None).await.unwrap();
+    assert!(listed.len() == 4 && listed.iter().all(|info| info.damage.is_none()), "{listed:?}");
+    assert!(restored(engine, world.chain[2].backup_id).await == world.points[2]);
+    let options = VerifyOptions { which: Which::All, data: 1.0, seed: 1, limits: Limits::default() };
+    let found = engine.verify(&options, &Progress::default(), &Cancel::never()).await.unwrap();
+    assert!(found.good, "{found:?}");
+    for made in world.chain.iter().rev() {
+        engine.delete(made.backup_id).await.unwrap();
+    }
+    assert!(!world.repository.file(&format!("volume_{}", world.volume)).exists(), "nothing of it is left");
+}
+
+/// A name that no store of ours can be asked for: that set is damaged, and no other one.
+#[tokio::test]
+async fn a_name_that_cannot_be_asked_for_stops_nobody() {
+    let world = World::new().await;
+    move_to_zone(&world, 2, "a\tb");
+    let engine = &world.repository.engine;
+    let listed = engine.list(None).await.unwrap();
+    let damaged: Vec<Uuid> =
+        listed.iter().filter(|info| info.damage.is_some()).map(|info| info.backup_id).collect();
+    assert_eq!((listed.len(), damaged), (4, vec![world.chain[2].backup_id]));
+    let options = VerifyOptions { which: Which::All, data: 1.0, seed: 1, limits: Limits::default() };
+    let found = engine.verify(&options, &Progress::default(), &Cancel::never()).await.unwrap();
+    assert!(!found.good && found.damage.iter().all(|damage| damage.backup_id == world.chain[2].backup_id));
+    let gc = GcOptions { before: Timestamp::MAX, dry_run: false };
+    let report = engine.gc(gc, &Cancel::never()).await.unwrap();
+    assert_eq!((report.removed.len(), report.unread), (0, vec![world.chain[2].backup_id]));
+    // What is no backup either is none of ours.
+    fs::remove_file(world.repository.file(&world.key(2, "_metadata").replace("az_nova", "az_a\tb"))).unwrap();
+    let report = engine.gc(gc, &Cancel::never()).await.unwrap();
+    assert_eq!((report.removed.len(), report.foreign.is_empty()), (0, false), "{report:?}");
+    assert!(restored(engine, world.chain[1].backup_id).await == world.points[1]);
 }

@@ -3,10 +3,12 @@
 use crate::s3_server::{ACCESS_KEY, S3Server, SECRET_KEY};
 use crate::util::{Repository, create, noise, restored, small};
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use jiff::{Timestamp, ToSpan};
 use std::sync::Arc;
-use strata::backup::store::{LocalStore, ObjectBacked, S3Options, Store};
-use strata::backup::{Cancel, Engine, GcKind, GcOptions, GcReport, ParentChoice};
+use std::sync::atomic::{AtomicBool, Ordering};
+use strata::backup::store::{LocalStore, ObjectBacked, ObjectInfo, S3Options, Store, StoreError};
+use strata::backup::{Cancel, CreateReport, Engine, GcItem, GcKind, GcOptions, GcReport, ParentChoice};
 use uuid::Uuid;
 
 async fn gc(engine: &Engine, before: Timestamp, dry_run: bool) -> GcReport {
@@ -99,4 +101,101 @@ async fn staged_files_and_manifests_that_cannot_be_read() {
     assert_eq!((report.removed[0].bytes, report.unread), (None, vec![made.backup_id]));
     assert!(!staged.exists());
     assert_eq!(store.list("").await.unwrap().len(), before);
+}
+
+/// Three backups, each made on the one before, and what the volume held at the last.
+async fn chain(repository: &Repository) -> (Vec<CreateReport>, Vec<u8>) {
+    let (volume, mut data, mut made) = (Uuid::new_v4(), noise(1, 50_000), Vec::new());
+    for at in 0..3 {
+        data[at * 20_000] ^= 1;
+        made.push(repository.create(&data, &small(volume, ParentChoice::Latest)).await.unwrap());
+    }
+    (made, data)
+}
+
+fn ids(items: &[GcItem]) -> Vec<Uuid> {
+    items.iter().filter_map(|item| item.backup_id).collect()
+}
+
+/// A manifest that was lost can come back (a bucket with versions, a copy); the chunks that it names must not go before.
+#[tokio::test]
+async fn what_a_backup_rests_on_stays_without_its_manifest() {
+    for lost in [vec![0], vec![1], vec![0, 1]] {
+        let repository = Repository::new();
+        let (made, data) = chain(&repository).await;
+        let (store, engine) = (&repository.store, &repository.engine);
+        let mut manifests = Vec::new();
+        for at in &lost {
+            let key = format!("{}_metadata", made[*at].prefix);
+            manifests.push((key.clone(), store.get(&key, 1 << 20).await.unwrap()));
+            store.delete(&key).await.unwrap();
+        }
+        let before = store.list("").await.unwrap();
+        let report = gc(engine, Timestamp::MAX, false).await;
+        assert_eq!((report.removed.len(), report.young.len(), report.bytes_freed), (0, 0, 0), "{report:?}");
+        let expected: Vec<Uuid> = lost.iter().map(|at| made[*at].backup_id).collect();
+        assert_eq!(ids(&report.needed), expected);
+        assert_eq!(store.list("").await.unwrap(), before);
+        for (key, body) in manifests {
+            store.put(&key, body).await.unwrap();
+        }
+        assert!(restored(engine, made[2].backup_id).await == data, "without {lost:?}");
+        assert!(gc(engine, Timestamp::MAX, false).await.needed.is_empty());
+    }
+}
+
+/// Who rests on what is not known where a manifest cannot be read; other volumes are not concerned.
+#[tokio::test]
+async fn a_manifest_that_cannot_be_read_keeps_what_it_may_rest_on() {
+    let repository = Repository::new();
+    let (made, _) = chain(&repository).await;
+    let (other, _) = chain(&repository).await;
+    let broken_off = [&made[0], &made[1], &other[2]];
+    for made in broken_off {
+        repository.store.delete(&format!("{}_metadata", made.prefix)).await.unwrap();
+    }
+    let last = format!("{}_metadata", made[2].prefix);
+    repository.store.put(&last, Bytes::from_static(b"{")).await.unwrap();
+    let report = gc(&repository.engine, Timestamp::MAX, false).await;
+    assert_eq!((ids(&report.removed), report.unread), (vec![other[2].backup_id], vec![made[2].backup_id]));
+    let mut needed = ids(&report.needed);
+    needed.sort_by_key(|id| made.iter().position(|made| made.backup_id == *id));
+    assert_eq!(needed, [made[0].backup_id, made[1].backup_id]);
+    // Once it is given up, nothing rests on them.
+    repository.engine.delete(made[2].backup_id).await.unwrap();
+    let report = gc(&repository.engine, Timestamp::MAX, false).await;
+    assert_eq!((report.removed.len(), report.needed.len()), (2, 0), "{report:?}");
+    assert!(restored(&repository.engine, other[1].backup_id).await.len() == 50_000);
+}
+
+/// Its first listing has no manifests: they come back right after it.
+#[derive(Debug)]
+struct Late {
+    inner: Arc<dyn Store>,
+    is_back: AtomicBool,
+}
+
+impl Store for Late {
+    forward!(inner: ensure put get get_range begin delete);
+
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<ObjectInfo>, StoreError>> {
+        Box::pin(async move {
+            let mut found = self.inner.list(prefix).await?;
+            let is_back = self.is_back.swap(true, Ordering::SeqCst);
+            found.retain(|object| is_back || !object.key.ends_with("_metadata"));
+            // A manifest that is put back from a copy may be as old as its chunks.
+            found.iter_mut().for_each(|object| object.modified = Timestamp::UNIX_EPOCH);
+            Ok(found)
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_manifest_that_is_put_back_meanwhile_is_seen() {
+    let repository = Repository::new();
+    let (made, data) = chain(&repository).await;
+    let late = Late { inner: Arc::clone(&repository.store), is_back: AtomicBool::new(false) };
+    let report = gc(&Engine::new(Arc::new(late)), Timestamp::now(), false).await;
+    assert_eq!((report.removed.len(), report.young.len()), (0, 3), "{report:?}");
+    assert!(restored(&repository.engine, made[2].backup_id).await == data);
 }

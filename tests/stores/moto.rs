@@ -3,18 +3,20 @@
 use crate::contract::{contract, job, unfinished};
 use crate::mended::mended;
 use crate::requests::patient;
+use crate::util::{create, noise, restored, small};
 use bytes::Bytes;
 use jiff::{Timestamp, ToSpan};
 use object_store::aws::AmazonS3Builder;
 use object_store::multipart::MultipartStore;
 use object_store::path::Path as ObjectPath;
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use strata::backup::store::{Exclusive, ObjectBacked, S3Options, Store};
-use strata::backup::{Cancel, Engine, GcClock, GcOptions};
+use strata::backup::{Cancel, Engine, GcClock, GcOptions, ParentChoice};
 use uuid::Uuid;
 
 /// Runs until it is dropped.
@@ -44,6 +46,22 @@ impl Moto {
     }
 }
 
+impl Moto {
+    /// An object of any name, as no client of ours would make it. This server asks for no signature.
+    fn put_raw(&self, bucket: &str, key: &str) {
+        let escaped: String = key.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let mut socket = TcpStream::connect(&self.address).unwrap();
+        let head = format!(
+            "PUT /{bucket}/{escaped} HTTP/1.1\r\nhost: {}\r\ncontent-length: 3\r\nconnection: close\r\n\r\nodd",
+            self.address
+        );
+        socket.write_all(head.as_bytes()).unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{key:?}: {answer}");
+    }
+}
+
 impl Drop for Moto {
     fn drop(&mut self) {
         let _ = self.process.kill();
@@ -64,6 +82,28 @@ async fn moto_keeps_the_contract_and_is_found_exact() {
     mended(Arc::new(store)).await;
     let whole = ObjectBacked::s3("bucket", "", &options).unwrap();
     assert_eq!(whole.list("").await.unwrap(), vec![], "the probe left something");
+    beside_names_that_are_no_paths(&moto, &options).await;
+}
+
+/// Other programs' names in the same bucket, at its top and between our own.
+async fn beside_names_that_are_no_paths(moto: &Moto, options: &S3Options) {
+    let store = Arc::new(ObjectBacked::s3("odd", "", options).unwrap());
+    store.ensure().await.unwrap();
+    let foreign = ["logs//2026/a.txt", "./x", "a/../b", "tab\tand\u{1}", "volume_//x", "a b/100%+&<>"];
+    for key in foreign {
+        moto.put_raw("odd", key);
+    }
+    let (engine, data) = (Engine::new(Arc::clone(&store) as _), noise(1, 50_000));
+    engine.ensure().await.unwrap();
+    let made = create(&engine, &data, &small(Uuid::new_v4(), ParentChoice::None)).await.unwrap();
+    assert_eq!(engine.list(None).await.unwrap().len(), 1);
+    let report = engine.gc(GcOptions { before: Timestamp::MAX, dry_run: false }, &Cancel::never()).await;
+    let (report, mut expected) = (report.unwrap(), foreign.to_vec());
+    expected.sort_unstable();
+    assert_eq!((report.removed.len(), report.foreign), (0, expected.into_iter().map(str::to_owned).collect()));
+    assert!(restored(&engine, made.backup_id).await == data);
+    engine.delete(made.backup_id).await.unwrap();
+    assert_eq!(store.list("").await.unwrap().len(), foreign.len());
 }
 
 /// Another program sends an object in parts into the repository's folder; this server dates each upload in 2010.

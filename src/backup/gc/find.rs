@@ -15,7 +15,8 @@ pub(super) fn owner(key: &str) -> Option<Prefix> {
     ours.then_some(prefix)
 }
 
-/// Objects by set, probes that were left, and what is none of ours.
+/// Objects by set, probes that were left, and what is none of ours. A name that cannot be asked for cannot be removed
+/// either.
 pub(super) fn sort(objects: Vec<ObjectInfo>, foreign: &mut Vec<String>) -> (Vec<BackupSet>, Vec<GcItem>) {
     let mut sets: BTreeMap<Prefix, Vec<ObjectInfo>> = BTreeMap::new();
     let mut probes = Vec::new();
@@ -28,7 +29,11 @@ pub(super) fn sort(objects: Vec<ObjectInfo>, foreign: &mut Vec<String>) -> (Vec<
             None => foreign.push(object.key),
         }
     }
-    (sets.into_iter().map(|(prefix, objects)| BackupSet { prefix, objects }).collect(), probes)
+    let sets = sets.into_iter().map(|(prefix, objects)| BackupSet { prefix, objects });
+    let (ours, others): (Vec<_>, Vec<_>) =
+        sets.partition(|set| set.is_complete() || store::check_key(set.prefix.as_str()).is_ok());
+    foreign.extend(others.into_iter().flat_map(|set| set.objects).map(|object| object.key));
+    (ours, probes)
 }
 
 /// Uploads of ours, and staged files, which have no key; other programs' go to `foreign`.

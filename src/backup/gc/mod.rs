@@ -1,15 +1,17 @@
 //! Finding and removing what belongs to no backup (K15).
 
 mod find;
+mod needed;
 
 use super::Cancel;
 use super::catalog::{self, BackupSet};
 use super::engine::Engine;
 use super::error::BackupError;
-use super::format::Prefix;
+use super::format::{Manifest, Prefix};
 use super::store::{self, StoreError, Unfinished};
 use find::{claim, find_newest, incomplete, item, owner, sort, unfinished};
 use jiff::{SignedDuration, Timestamp};
+use needed::Needed;
 use serde::Serialize;
 use std::collections::HashSet;
 use uuid::Uuid;
@@ -90,8 +92,10 @@ pub struct GcReport {
     pub warnings: Vec<String>,
     /// Removed, or to be.
     pub removed: Vec<GcItem>,
-    /// Left alone because it is too young.
+    /// Left alone because it is too young, or somebody has just gone on with it.
     pub young: Vec<GcItem>,
+    /// Sets without a manifest that stay, however old: a backup of that volume rests on one of them, or may.
+    pub needed: Vec<GcItem>,
     /// Backups whose manifest cannot be read: what is surplus there is not known.
     pub unread: Vec<Uuid>,
     /// Objects and unfinished uploads whose names are none of ours. Never touched.
@@ -106,20 +110,22 @@ impl Engine {
         let mut foreign = Vec::new();
         let (sets, mut found) = sort(self.store.list("").await?, &mut foreign);
         let uploads = claim(self.store.unfinished().await?, &mut foreign);
-        let (garbage, unread) = self.garbage(&sets, cancel).await?;
+        let mut report = GcReport::new(options.dry_run, foreign);
+        let garbage = self.garbage(&sets, &mut report, cancel).await?;
         found.extend(garbage);
         found.extend(uploads.into_iter().map(unfinished));
         find_newest(&mut found, &sets);
-        let mut report = GcReport::new(options.dry_run, unread, foreign);
         let before = match options.dry_run {
             true => options.before,
             false if found.is_empty() => options.before,
             false => self.by_the_stores_clock(options.before, &mut report).await,
         };
+        let complete: HashSet<&Prefix> =
+            sets.iter().filter(|set| set.is_complete()).map(|set| &set.prefix).collect();
         for item in found {
             cancel.check()?;
             let old = item.newest < before;
-            if !old || (!options.dry_run && !self.sweep(&item).await?) {
+            if !old || (!options.dry_run && !self.sweep(&item, &complete).await?) {
                 report.young.push(item);
                 continue;
             }
@@ -157,35 +163,33 @@ impl Engine {
     async fn garbage(
         &self,
         sets: &[BackupSet],
+        report: &mut GcReport,
         cancel: &Cancel,
-    ) -> Result<(Vec<GcItem>, Vec<Uuid>), BackupError> {
-        let catalog = self.catalog();
-        let (mut found, mut unread) = (Vec::new(), Vec::new());
+    ) -> Result<Vec<GcItem>, BackupError> {
+        let (mut found, mut begun, mut needed) = (Vec::new(), Vec::new(), Needed::default());
         let current: HashSet<&Prefix> = catalog::current(sets).iter().map(|set| &set.prefix).collect();
         let mut whole: HashSet<Uuid> = HashSet::new();
         // From the latest name on: what replaces a set is looked at before it.
         for set in sets.iter().rev() {
             cancel.check()?;
             let (name, backup) = (set.prefix.to_string(), set.prefix.backup());
+            let is_current = current.contains(&set.prefix);
             if !set.is_complete() {
-                found.extend(incomplete(set));
+                begun.push(set);
                 continue;
             }
-            if !current.contains(&set.prefix) {
-                if whole.contains(&backup) {
-                    found.extend(item(GcKind::Superseded, name, Some(backup), set.objects.clone()));
-                }
+            if !is_current && whole.contains(&backup) {
+                found.extend(item(GcKind::Superseded, name, Some(backup), set.objects.clone()));
                 continue;
             }
-            let manifest = match catalog.manifest(set).await {
-                // Deleted since it was listed.
-                Err(BackupError::Store { source: StoreError::Missing { .. } }) => continue,
-                Err(e) if e.is_about_the_set() => {
-                    unread.push(backup);
-                    continue;
-                }
-                read => read?,
+            let Some(manifest) = self.read_for_gc(set, is_current, report).await? else {
+                needed.unread(set);
+                continue;
             };
+            needed.read(set, manifest.parent);
+            if !is_current {
+                continue;
+            }
             let named: HashSet<&str> = manifest.extents.iter().map(|extent| extent.key.as_str()).collect();
             let (surplus, rest): (Vec<_>, Vec<_>) = set.objects.iter().cloned().partition(|object| {
                 set.prefix.owns_chunk(&object.key) && !named.contains(object.key.as_str())
@@ -195,21 +199,49 @@ impl Engine {
             }
             found.extend(item(GcKind::Surplus, name, Some(backup), surplus));
         }
+        let (kept, gone): (Vec<_>, Vec<_>) = begun.into_iter().partition(|set| needed.keeps(set));
+        report.needed.extend(kept.into_iter().rev().filter_map(incomplete));
+        found.extend(gone.into_iter().filter_map(incomplete));
         found.reverse();
-        unread.reverse();
-        Ok((found, unread))
+        report.unread.reverse();
+        Ok(found)
     }
 
-    /// Removes one find, unless somebody has gone on with it since it was listed: then `false`.
-    async fn sweep(&self, item: &GcItem) -> Result<bool, BackupError> {
-        if let Some(prefix) = &item.written_under {
-            let now = self.store.list(prefix.as_str()).await?;
-            if now
-                .iter()
-                .any(|object| owner(&object.key).as_ref() == Some(prefix) && object.modified > item.newest)
-            {
-                return Ok(false);
+    /// Nothing for a manifest that cannot be read, which is told, and for one that was deleted since it was listed.
+    async fn read_for_gc(
+        &self,
+        set: &BackupSet,
+        is_current: bool,
+        report: &mut GcReport,
+    ) -> Result<Option<Manifest>, BackupError> {
+        match self.catalog().manifest(set).await {
+            Err(BackupError::Store { source: StoreError::Missing { .. } }) => Ok(None),
+            Err(e) if e.is_about_the_set() => {
+                report.unread.extend(is_current.then(|| set.prefix.backup()));
+                Ok(None)
             }
+            read => read.map(Some),
+        }
+    }
+
+    /// Whether somebody has gone on with it since it was listed; or a backup has come, or come back, that may be this
+    /// set or rest on it.
+    async fn is_in_use(&self, item: &GcItem, complete: &HashSet<&Prefix>) -> Result<bool, BackupError> {
+        let Some(prefix) = &item.written_under else { return Ok(false) };
+        let is_set = item.kind == GcKind::Incomplete;
+        let under = if is_set { Prefix::of_volume(prefix.volume()) } else { prefix.to_string() };
+        let now = self.store.list(&under).await?;
+        Ok(now.iter().any(|object| {
+            let Some(owner) = owner(&object.key) else { return false };
+            let is_younger = owner == *prefix && object.modified > item.newest;
+            is_younger || (is_set && object.key == owner.manifest() && !complete.contains(&owner))
+        }))
+    }
+
+    /// Removes one find, unless it is in use by now: then `false`.
+    async fn sweep(&self, item: &GcItem, complete: &HashSet<&Prefix>) -> Result<bool, BackupError> {
+        if self.is_in_use(item, complete).await? {
+            return Ok(false);
         }
         if let Some(unfinished) = &item.unfinished {
             self.store.remove_unfinished(unfinished).await?;
@@ -227,7 +259,7 @@ impl Engine {
 
 impl GcReport {
     /// Nothing is done yet, and no clock asked.
-    fn new(dry_run: bool, unread: Vec<Uuid>, foreign: Vec<String>) -> GcReport {
+    fn new(dry_run: bool, foreign: Vec<String>) -> GcReport {
         GcReport {
             dry_run,
             clock: GcClock::Machine,
@@ -235,7 +267,8 @@ impl GcReport {
             warnings: Vec::new(),
             removed: Vec::new(),
             young: Vec::new(),
-            unread,
+            needed: Vec::new(),
+            unread: Vec::new(),
             foreign,
             bytes_freed: 0,
         }

@@ -178,12 +178,11 @@ pub trait ObjectWriter: Debug + Send {
     fn abort(self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>>;
 }
 
-/// A name that stays inside the store and means the same in each kind of store.
+/// A name that stays inside the store and means the same in each kind of store. Zones of Cinder are free text, so that
+/// blanks, percent signs and letters of any script are fine.
 pub(crate) fn check_key(key: &str) -> Result<(), StoreError> {
-    let part_fine = |part: &str| {
-        !part.is_empty() && part != "." && part != ".." && part.chars().all(|c| c.is_ascii_graphic())
-    };
-    let fine = key.len() <= 900 && key.split('/').all(part_fine) && !key.contains(['\\', '*', '?', '%']);
-    snafu::ensure!(fine, BadKeySnafu { key });
+    let part_fine =
+        |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains(char::is_control);
+    snafu::ensure!(key.len() <= 900 && key.split('/').all(part_fine), BadKeySnafu { key });
     Ok(())
 }

@@ -33,7 +33,10 @@ impl FromStr for RepositoryUrl {
                 bad("a bucket's name has 1 to 63 lower-case letters, digits, '-' and '.'")
             );
             let prefix = prefix.trim_matches('/');
-            let prefix_fine = prefix.is_empty() || super::check_key(prefix).is_ok();
+            // Text that is neither escaped nor to be escaped means the same to every program.
+            let is_plain = |c: char| c.is_ascii_graphic() && !"\\*?%".contains(c);
+            let is_key = super::check_key(prefix).is_ok() && prefix.chars().all(is_plain);
+            let prefix_fine = prefix.is_empty() || is_key;
             ensure!(prefix_fine, bad("that prefix cannot be part of an object's name"));
             return Ok(RepositoryUrl::S3 { bucket: bucket.to_owned(), prefix: prefix.to_owned() });
         }

@@ -54,11 +54,16 @@ pub(super) fn text(report: &GcReport) -> String {
         ]
     };
     let removed = report.removed.iter().map(|item| row(action, item));
-    let rows: Vec<_> = removed.chain(report.young.iter().map(|item| row("too young", item))).collect();
+    let young = report.young.iter().map(|item| row("too young", item));
+    let rows: Vec<_> = removed.chain(young).chain(report.needed.iter().map(|item| row("needed", item))).collect();
     let mut text = match rows.is_empty() {
         true => String::new(),
         false => table(&["ACTION", "KIND", "OBJECTS", "SIZE", "NEWEST", "NAME"], &rows) + "\n",
     };
+    if !report.needed.is_empty() {
+        text += "needed: it has no manifest, but a backup of that volume rests on it, or may; bring the manifest back, or \
+                 delete what `strata backup verify` calls damaged there: then it goes, too\n";
+    }
     for backup in &report.unread {
         text += &format!("the manifest of backup {backup} cannot be read: nothing of it is looked at\n");
     }

@@ -1,7 +1,9 @@
 //! S3 (and memory, for tests) through `object_store`: signing, retries with backoff, listing pages.
 
+mod answer;
 mod cause;
 mod http;
+mod listing;
 mod probe;
 mod s3;
 mod upload;
@@ -17,7 +19,6 @@ use bytes::{Bytes, BytesMut};
 use cause::Cause;
 use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt};
-use jiff::Timestamp;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode};
@@ -216,25 +217,6 @@ impl ObjectBacked {
             },
         }
     }
-
-    async fn list_prefix(&self, prefix: &str) -> Result<Vec<ObjectInfo>, StoreError> {
-        // The interface lists by folders; the rest of the prefix is compared here.
-        let whole = format!("{}{prefix}", self.prefix);
-        let folder = whole.rsplit_once('/').map(|(folder, _)| Path::from(folder));
-        let mut stream = self.inner.list(folder.as_ref());
-        let mut found = Vec::new();
-        while let Some(next) = stream.next().await {
-            let meta = next.map_err(|e| self.error("listing", prefix, e))?;
-            let key = meta.location.as_ref();
-            if let Some(key) = key.strip_prefix(&self.prefix).filter(|key| key.starts_with(prefix)) {
-                let modified = Timestamp::from_millisecond(meta.last_modified.timestamp_millis());
-                let modified = modified.unwrap_or(Timestamp::UNIX_EPOCH);
-                found.push(ObjectInfo { key: key.to_owned(), size: meta.size, modified });
-            }
-        }
-        found.sort();
-        Ok(found)
-    }
 }
 
 /// S3 answers 404 for a missing bucket as for a missing object; only the body tells them apart.
@@ -246,12 +228,7 @@ impl Store for ObjectBacked {
     fn ensure(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async move {
             let Some(s3) = &self.s3 else { return Ok(()) };
-            let folder = Path::from(self.prefix.as_str());
-            match self.inner.list(Some(&folder)).next().await {
-                None | Some(Ok(_)) => Ok(()),
-                Some(Err(e)) if no_such_bucket(&e) => s3.create(&self.label).await,
-                Some(Err(e)) => Err(self.error("opening", &self.label, e)),
-            }
+            self.ensure_bucket(s3).await
         })
     }
     fn put<'a>(&'a self, key: &'a str, body: Bytes) -> BoxFuture<'a, Result<(), StoreError>> {

@@ -1,12 +1,12 @@
 //! The bucket: how it is reached, and the requests that `object_store` signs but does not make.
 
+use super::answer::{Page, plain, upload};
 use super::cause::{Cause, element};
 use super::http::Connector;
 use super::{Boxed, S3Options};
-use crate::backup::store::{BackendSnafu, SettingsSnafu, StoreError, Unfinished};
+use crate::backup::store::{BackendSnafu, ObjectInfo, SettingsSnafu, StoreError, Unfinished};
 use futures::TryFutureExt;
 use http::{Method, Request};
-use jiff::Timestamp;
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, AwsCredential};
 use object_store::client::{HttpClient, HttpConnector, HttpRequestBody};
 use object_store::multipart::MultipartStore;
@@ -19,6 +19,8 @@ use std::time::Duration;
 
 /// Enough for any clock that S3 itself would accept.
 const SIGNATURE_LIFETIME: Duration = Duration::from_secs(300);
+/// Before a page of a listing is asked for again.
+const PAUSES: [Duration; 5] = [200, 400, 800, 1600, 3200].map(Duration::from_millis);
 /// Pages of a listing: a server that never ends one is not followed for ever.
 const MAX_PAGES: usize = 10_000;
 
@@ -92,19 +94,9 @@ impl Bucket {
             if let Some((key, id)) = after.take() {
                 query.extend([("key-marker", key), ("upload-id-marker", id)]);
             }
-            let query = SignedUrlOptions::new().with_query(query);
-            let root = Path::default();
-            let url = self.client.signed_url_opts(Method::GET, &root, SIGNATURE_LIFETIME, &query).await;
-            let url = url.map_err(|e| failed(Box::new(Cause::of(&e))))?;
-            let (status, text) = self.ask(Method::GET, url.as_str(), String::new()).await.map_err(failed)?;
             // A server that does not know the question has none to tell.
-            if matches!(status.as_u16(), 404 | 405 | 501) {
-                return Ok(Vec::new());
-            }
-            if !status.is_success() {
-                return Err(failed(Box::new(Cause::of_answer(&status.to_string(), &text))));
-            }
-            found.extend(text.split("<Upload>").skip(1).filter_map(|upload| parse(upload, prefix)));
+            let Some(text) = self.page(query).await.map_err(failed)? else { return Ok(Vec::new()) };
+            found.extend(text.split("<Upload>").skip(1).filter_map(|text| upload(text, prefix)));
             let marker = |name| element(&text, name).map(plain).filter(|marker| !marker.is_empty());
             match (marker("NextKeyMarker"), marker("NextUploadIdMarker")) {
                 (Some(key), Some(id)) if element(&text, "IsTruncated") == Some("true") => {
@@ -115,6 +107,64 @@ impl Bucket {
         }
         found.sort();
         Ok(found)
+    }
+
+    /// Objects whose names begin so; the names are any text.
+    pub async fn list_as_text(&self, prefix: &str) -> Result<Vec<ObjectInfo>, StoreError> {
+        let failed =
+            |source: Boxed| BackendSnafu { operation: "listing", key: prefix }.into_error(source);
+        let (mut found, mut after) = (Vec::new(), None::<String>);
+        loop {
+            let mut query = vec![
+                ("list-type", "2".to_owned()),
+                ("encoding-type", "url".to_owned()),
+                ("prefix", prefix.to_owned()),
+            ];
+            query.extend(after.clone().map(|token| ("continuation-token", token)));
+            let text = self.page(query).await.map_err(failed)?;
+            let text = text.ok_or_else(|| failed("the server does not know the request".into()))?;
+            let page = Page::parse(&text).map_err(|reason| failed(reason.into()))?;
+            found.extend(page.objects);
+            match page.next {
+                None => return Ok(found),
+                Some(next) if after.as_ref() == Some(&next) => {
+                    return Err(failed("the server gives the same page again and again".into()));
+                }
+                next => after = next,
+            }
+        }
+    }
+
+    /// One page of a listing; nothing from a server that does not know the question. Asked for again when the server
+    /// is overloaded or the line breaks.
+    async fn page(&self, query: Vec<(&'static str, String)>) -> Result<Option<String>, Boxed> {
+        let mut pauses = PAUSES.iter();
+        loop {
+            match self.page_once(&query).await {
+                Err(Refusal { passes: true, cause }) => match pauses.next() {
+                    Some(pause) => tokio::time::sleep(*pause).await,
+                    None => return Err(cause),
+                },
+                done => return done.map_err(|refusal| refusal.cause),
+            }
+        }
+    }
+
+    async fn page_once(&self, query: &[(&'static str, String)]) -> Result<Option<String>, Refusal> {
+        let signed = SignedUrlOptions::new().with_query(query.to_vec());
+        let root = Path::default();
+        let url = self.client.signed_url_opts(Method::GET, &root, SIGNATURE_LIFETIME, &signed).await;
+        let url = url.map_err(|e| Refusal { passes: false, cause: Box::new(Cause::of(&e)) })?;
+        let asked = self.ask(Method::GET, url.as_str(), String::new()).await;
+        let (status, text) = asked.map_err(|cause| Refusal { passes: true, cause })?;
+        match status.as_u16() {
+            404 | 405 | 501 => Ok(None),
+            _ if status.is_success() => Ok(Some(text)),
+            code => {
+                let cause = Box::new(Cause::of_answer(&status.to_string(), &text));
+                Err(Refusal { passes: code == 429 || code >= 500, cause })
+            }
+        }
     }
 
     /// Breaks off one of those.
@@ -136,7 +186,7 @@ impl Bucket {
         let request = request.body(HttpRequestBody::from(body))?;
         let answer = self.http.execute(request).map_err(|e| e.to_string()).await?;
         let status = answer.status();
-        let text = answer.into_body().bytes().await.unwrap_or_default();
+        let text = answer.into_body().bytes().await.map_err(|e| e.to_string())?;
         Ok((status, String::from_utf8_lossy(&text).into_owned()))
     }
 }
@@ -177,35 +227,8 @@ fn with_options(
     Ok(builder.with_virtual_hosted_style_request(virtual_hosts))
 }
 
-fn parse(upload: &str, prefix: &str) -> Option<Unfinished> {
-    let key = plain(element(upload, "Key")?);
-    let begun = element(upload, "Initiated").and_then(|time| time.parse::<Timestamp>().ok())?;
-    Some(Unfinished {
-        key: key.strip_prefix(prefix)?.to_owned(),
-        id: plain(element(upload, "UploadId")?),
-        size: 0,
-        begun,
-    })
-}
-
-/// Text without XML's escapes.
-fn plain(text: &str) -> String {
-    let escapes =
-        [("&lt;", "<"), ("&gt;", ">"), ("&quot;", "\""), ("&#39;", "'"), ("&apos;", "'"), ("&amp;", "&")];
-    escapes.iter().fold(text.to_owned(), |text, (escaped, plain)| text.replace(escaped, plain))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_unfinished_upload_is_read_from_a_listing() {
-        let upload = "<Key>a/volume_1/x&amp;y</Key><UploadId>2~z</UploadId>\
-                      <Initiated>2026-01-02T03:04:05.000Z</Initiated></Upload>";
-        let read = parse(upload, "a/").unwrap();
-        assert_eq!((read.key.as_str(), read.id.as_str()), ("volume_1/x&y", "2~z"));
-        assert_eq!(read.begun.to_string(), "2026-01-02T03:04:05Z");
-        assert_eq!(parse(upload, "b/"), None);
-    }
+/// Why there is no page, and whether to ask again.
+struct Refusal {
+    passes: bool,
+    cause: Boxed,
 }
