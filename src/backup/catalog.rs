@@ -6,10 +6,11 @@ use super::error::{
 };
 use super::format::{HashList, Manifest, Prefix};
 use super::store::{ObjectInfo, Store, StoreError};
-use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
+use jiff::{Timestamp, ToSpan};
 use snafu::{OptionExt, ensure};
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use uuid::Uuid;
@@ -117,18 +118,38 @@ impl Catalog {
 
     /// The newest complete backup of a volume.
     pub async fn latest(&self, volume: Uuid) -> Result<Option<Uuid>, BackupError> {
-        let mut newest: Option<(Timestamp, Uuid)> = None;
-        for set in current(&self.sets(Some(volume)).await?) {
-            // Names have whole seconds, and a rebase changes them: the manifest tells when the backup was made.
-            let created = match self.manifest(set).await {
-                Ok(manifest) => manifest.created_at.parse().ok(),
+        let newest = self.newest(&self.sets(Some(volume)).await?).await?;
+        Ok(newest.map(|(backup, _)| backup))
+    }
+
+    /// The newest complete backup among these, and its manifest if that can be read. Names have whole seconds, and a
+    /// rebase changes them to later ones: the manifest tells when a backup was made. What is named before the newest
+    /// that was read is older, and not read.
+    pub(super) async fn newest(
+        &self,
+        sets: &[BackupSet],
+    ) -> Result<Option<(Uuid, Option<Manifest>)>, BackupError> {
+        let mut sets = current(sets);
+        sets.sort_by_cached_key(|set| Reverse(named_time(&set.prefix)));
+        let mut newest: Option<(Timestamp, Uuid, Option<Manifest>)> = None;
+        for set in sets {
+            let named = named_time(&set.prefix);
+            let begun_before = |created: Timestamp| named.is_some_and(|named| named + 1.second() <= created);
+            if newest.as_ref().is_some_and(|(created, ..)| begun_before(*created)) {
+                continue;
+            }
+            let manifest = match self.manifest(set).await {
+                Ok(manifest) => Some(manifest),
                 Err(e) if e.is_about_the_set() => None,
                 Err(e) => return Err(e),
             };
-            let created = created.or_else(|| named_time(&set.prefix)).unwrap_or(Timestamp::UNIX_EPOCH);
-            newest = newest.max(Some((created, set.prefix.backup())));
+            let told = manifest.as_ref().and_then(|manifest| manifest.created_at.parse().ok());
+            let (created, backup) = (told.or(named).unwrap_or(Timestamp::UNIX_EPOCH), set.prefix.backup());
+            if newest.as_ref().is_none_or(|(known, id, _)| (created, backup) > (*known, *id)) {
+                newest = Some((created, backup, manifest));
+            }
         }
-        Ok(newest.map(|(_, backup)| backup))
+        Ok(newest.map(|(_, backup, manifest)| (backup, manifest)))
     }
 
     /// Reads a set's manifest.
@@ -155,7 +176,17 @@ impl Catalog {
 
     /// The same of a backup that is known to be of this volume: only that one's objects are listed.
     pub(super) async fn chain_of(&self, volume: Uuid, backup: Uuid) -> Result<Chain, BackupError> {
-        let chain = self.manifests_of(Some(volume), backup).await?;
+        self.chain_in(&self.sets(Some(volume)).await?, backup, None).await
+    }
+
+    /// The same among these sets; its own manifest may have been read already.
+    pub(super) async fn chain_in(
+        &self,
+        sets: &[BackupSet],
+        backup: Uuid,
+        manifest: Option<Manifest>,
+    ) -> Result<Chain, BackupError> {
+        let chain = self.manifests_in(sets, backup, manifest).await?;
         chain.links.iter().try_for_each(|(set, manifest)| check_listing(set, manifest))?;
         Ok(chain)
     }
@@ -167,8 +198,16 @@ impl Catalog {
 
     /// The same; of one volume or of any.
     pub(super) async fn manifests_of(&self, of: Option<Uuid>, backup: Uuid) -> Result<Chain, BackupError> {
-        let all = self.sets(of).await?;
-        let wanted = find(&all, backup);
+        self.manifests_in(&self.sets(of).await?, backup, None).await
+    }
+
+    async fn manifests_in(
+        &self,
+        all: &[BackupSet],
+        backup: Uuid,
+        mut manifest: Option<Manifest>,
+    ) -> Result<Chain, BackupError> {
+        let wanted = find(all, backup);
         let volume = wanted.context(NoSuchBackupSnafu { backup })?.prefix.volume();
         let mut links = Vec::new();
         let mut seen = HashSet::new();
@@ -176,12 +215,15 @@ impl Catalog {
         while let Some(id) = next {
             ensure!(seen.insert(id), BadChainSnafu { backup, reason: format!("{id} is its own ancestor") });
             let child = links.last().map(|(set, _): &(BackupSet, Manifest)| set.prefix.backup());
-            let set = find(&all, id);
+            let set = find(all, id);
             let set = set.filter(|set| set.is_complete() || child.is_none());
             let set = set.context(NoParentSnafu { backup: child.unwrap_or(backup), parent: id })?;
             let other = format!("{id} is a backup of volume {}, not of {volume}", set.prefix.volume());
             ensure!(set.prefix.volume() == volume, BadChainSnafu { backup, reason: other });
-            let manifest = self.manifest(set).await?;
+            let manifest = match manifest.take() {
+                Some(manifest) => manifest,
+                None => self.manifest(set).await?,
+            };
             next = manifest.parent;
             links.push((set.clone(), manifest));
         }

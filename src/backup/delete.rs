@@ -34,8 +34,13 @@ impl Engine {
     /// this manifest after it has stored its own, and we look for its after ours is gone: at least one of
     /// the two sees the other.
     pub async fn delete(&self, backup: Uuid) -> Result<DeleteReport, BackupError> {
+        self.delete_of(None, backup).await
+    }
+
+    /// The same of a backup that is known to be of this volume: only that one's objects are listed.
+    pub async fn delete_of(&self, volume: Option<Uuid>, backup: Uuid) -> Result<DeleteReport, BackupError> {
         let catalog = self.catalog();
-        let all = catalog.sets(None).await?;
+        let all = catalog.sets(volume).await?;
         let ours: Vec<&BackupSet> = all.iter().filter(|set| set.prefix.backup() == backup).collect();
         ensure!(!ours.is_empty(), NoSuchBackupSnafu { backup });
         let volume = ours[0].prefix.volume();
@@ -62,17 +67,29 @@ impl Engine {
         progress: &Progress,
         cancel: &Cancel,
     ) -> Result<DeleteReport, BackupError> {
+        self.delete_rebasing_of(None, backup, progress, cancel).await
+    }
+
+    /// The same of a backup that is known to be of this volume.
+    pub async fn delete_rebasing_of(
+        &self,
+        volume: Option<Uuid>,
+        backup: Uuid,
+        progress: &Progress,
+        cancel: &Cancel,
+    ) -> Result<DeleteReport, BackupError> {
         let catalog = self.catalog();
-        let all = catalog.sets(None).await?;
+        let all = catalog.sets(volume).await?;
         let set = catalog::find(&all, backup).context(NoSuchBackupSnafu { backup })?;
         let ancestors = ancestors(&catalog, &all, backup).await;
         let mut rebased = Vec::new();
-        for child in children(&catalog, &all, set.prefix.volume(), backup, &ancestors).await? {
+        let volume = set.prefix.volume();
+        for child in children(&catalog, &all, volume, backup, &ancestors).await? {
             let parent = catalog.manifest(set).await?.parent;
-            rebased.push(self.rebase(child, parent, progress, cancel).await?);
+            rebased.push(self.rebase_of(Some(volume), child, parent, progress, cancel).await?);
         }
         cancel.check()?;
-        Ok(DeleteReport { rebased, ..self.delete(backup).await? })
+        Ok(DeleteReport { rebased, ..self.delete_of(Some(volume), backup).await? })
     }
 
     /// Removes a manifest for good, or puts it back when a backup turned up that needs it.

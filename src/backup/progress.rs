@@ -5,6 +5,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
+/// What a request that is on its way has when its operation is to stop.
+const LANDING: Duration = Duration::from_secs(5);
+
 /// What an operation has done so far. Cheap to clone, all clones count together.
 #[derive(Clone, Debug, Default)]
 pub struct Progress(Arc<Counters>);
@@ -82,7 +85,9 @@ impl Progress {
 
     /// It begins again: nothing is done of what is to do.
     pub(super) fn restart(&self) {
-        self.0.done.store(0, Ordering::Relaxed);
+        for counter in [&self.0.done, &self.0.transferred, &self.0.read, &self.0.changed] {
+            counter.store(0, Ordering::Relaxed);
+        }
     }
 
     pub(super) fn add_read(&self, bytes: u64) {
@@ -137,6 +142,41 @@ impl Cancel {
         }
     }
 
+    /// What `work` answers, unless it is asked to stop first.
+    pub(super) async fn or<T, E>(
+        &self,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, super::BackupError>
+    where
+        super::BackupError: From<E>,
+    {
+        tokio::select! {
+            biased;
+            done = work => Ok(done?),
+            () = self.asked() => Err(super::BackupError::Cancelled),
+        }
+    }
+
+    /// The same for what changes the repository: once it is asked to stop, that has some seconds more. What lands in
+    /// them can be removed; what does not is cut, so that a store that stalls holds nobody.
+    pub(super) async fn or_soon<T, E>(
+        &self,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, super::BackupError>
+    where
+        super::BackupError: From<E>,
+    {
+        let over = async {
+            self.asked().await;
+            tokio::time::sleep(LANDING).await;
+        };
+        tokio::select! {
+            biased;
+            done = work => Ok(done?),
+            () = over => Err(super::BackupError::Cancelled),
+        }
+    }
+
     /// An error once it was asked for: looked at before every chunk (B9).
     pub(super) fn check(&self) -> Result<(), super::BackupError> {
         if self.is_asked() { Err(super::BackupError::Cancelled) } else { Ok(()) }
@@ -146,6 +186,19 @@ impl Cancel {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_begins_again_counts_anew() {
+        let progress = Progress::default();
+        progress.set_total(400);
+        progress.add_done(1);
+        progress.add_read(2);
+        progress.add_changed(3);
+        progress.add_transferred(4);
+        progress.restart();
+        let ProgressState { total, done, read, changed, transferred, .. } = progress.state();
+        assert_eq!([total, done, read, changed, transferred], [400, 0, 0, 0, 0]);
+    }
 
     /// B8: what is shown follows from what is counted.
     #[test]

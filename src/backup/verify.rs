@@ -1,10 +1,10 @@
 //! Verifying backups where they are: listings against manifests, chains, hash files, and when asked the chunks
 //! themselves (K12, X7). Each object is read once, however many backups rest on it.
 
-use super::catalog::{BackupSet, Catalog};
+use super::catalog::{BackupSet, Catalog, current};
 use super::engine::Engine;
 use super::error::{BackupError, ChangedSnafu, IncompleteSnafu, NoSuchBackupSnafu};
-use super::format::{Extent, Manifest};
+use super::format::{Extent, Manifest, Prefix};
 use super::restore::changed::gone;
 use super::restore::check::{Fault, Job};
 use super::restore::chunk::Chunk;
@@ -16,7 +16,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 use snafu::{OptionExt, ensure};
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -160,13 +160,13 @@ impl Engine {
             seconds: 0.0,
         };
         let mut total = 0;
-        for (volume, sets) in by_volume(&catalog, options.which).await? {
+        for (volume, sets) in cancel.or(by_volume(&catalog, options.which)).await? {
             cancel.check()?;
             let (complete, begun): (Vec<_>, Vec<_>) = sets.into_iter().partition(BackupSet::is_complete);
             if options.which == Which::All || options.which == Which::Volume(volume) {
                 report.incomplete.extend(begun.iter().map(|set| set.prefix.backup()));
             }
-            let family = read_family(&catalog, complete).await?;
+            let family = cancel.or(read_family(&catalog, complete)).await?;
             let wanted = match options.which {
                 Which::Backup(backup) => family.chain(backup),
                 _ => family.all(),
@@ -251,8 +251,13 @@ pub(super) async fn by_volume(
     Ok(volumes)
 }
 
-/// Reads the manifests of a volume's sets.
-pub(super) async fn read_family(catalog: &Catalog, sets: Vec<BackupSet>) -> Result<Family, BackupError> {
+/// Reads the manifests of a volume's sets; not of those that a rebase has replaced.
+pub(super) async fn read_family(
+    catalog: &Catalog,
+    mut sets: Vec<BackupSet>,
+) -> Result<Family, BackupError> {
+    let current: HashSet<Prefix> = current(&sets).into_iter().map(|set| set.prefix.clone()).collect();
+    sets.retain(|set| current.contains(&set.prefix));
     let read = stream::iter(sets.into_iter().map(|set| async move {
         match catalog.manifest(&set).await {
             Ok(manifest) => Ok((set, Ok(manifest))),

@@ -53,20 +53,20 @@ async fn send(
 ) -> Result<(), BackupError> {
     let mut extents: Vec<&Extent> = manifest.extents.iter().filter(|extent| sampled(extent)).collect();
     extents.sort_unstable_by_key(|extent| extent.offset);
-    let reader = match HashReader::open(catalog, &set.prefix).await {
+    let reader = match flow.cancel().or(HashReader::open(catalog, &set.prefix)).await {
         Ok(reader) => reader,
         Err(e) => {
             send_unhashed(set, extents.into_iter(), flow).await?;
             return Err(e);
         }
     };
-    let mut hashes = HashWindow::new(reader, set.prefix.hashes()).await?;
+    let mut hashes = flow.cancel().or(HashWindow::new(reader, set.prefix.hashes())).await?;
     let (block, zeros) = (hashes.block(), hashes.zeros());
     let sizes = sizes(set);
     for (at, extent) in extents.iter().copied().enumerate() {
         let Some(stored) = listed(&sizes, extent) else { continue };
         let parts: Vec<Range<u64>> = vec![extent.offset..extent.end()];
-        let digests = match hashes.digests(&parts).await {
+        let digests = match flow.cancel().or(hashes.digests(&parts)).await {
             Ok(digests) => digests,
             Err(e) => {
                 send_unhashed(set, extents[at..].iter().copied(), flow).await?;

@@ -13,8 +13,8 @@ pub const CODES: &[(u8, &str)] = &[
     (3, "no such backup, volume, share or repository"),
     (4, "refused: it would destroy something or tear what is in use"),
     (5, "a backup is damaged: it was not restored, or only with losses that are listed"),
-    (130, "stopped by SIGINT (Ctrl-C), and what was begun is removed"),
-    (143, "stopped by SIGTERM, and what was begun is removed"),
+    (130, "stopped by SIGINT (Ctrl-C); what was begun is removed, or with --resume kept"),
+    (143, "stopped by SIGTERM; what was begun is removed, or with --resume kept"),
 ];
 
 /// The table for help texts.

@@ -231,9 +231,9 @@ async fn a_child_that_appears_during_the_deletion_keeps_its_parent() {
     assert_eq!(repository.store.list("").await.unwrap(), vec![]);
 }
 
-/// B13: a parent that goes while the last object of its child is stored takes the child with it.
+/// B13: of a child whose parent goes while its last object is stored nothing stays; what is made is a full one.
 #[tokio::test]
-async fn a_parent_that_goes_at_the_last_moment_ends_the_child() {
+async fn a_parent_that_goes_at_the_last_moment_is_no_parent() {
     let repository = Repository::new();
     let (volume, mut data) = (Uuid::new_v4(), noise(3, 50_000));
     let parent = repository.create(&data, &small(volume, ParentChoice::None)).await.unwrap();
@@ -242,9 +242,11 @@ async fn a_parent_that_goes_at_the_last_moment_ends_the_child() {
         let manifest = format!("{}_metadata", parent.prefix);
         let body = repository.store.get(&manifest, 1 << 20).await.unwrap();
         let engine = Raced::engine(&repository, Meanwhile::AfterPut(end, manifest.clone()));
-        let error = create(&engine, &data, &small(volume, ParentChoice::Latest)).await.unwrap_err();
-        let gone = matches!(error, BackupError::NoParent { parent: id, .. } if id == parent.backup_id);
-        assert!(gone, "{end}: {error}");
+        let made = create(&engine, &data, &small(volume, ParentChoice::Latest)).await.unwrap();
+        let why = format!("parent {} was deleted meanwhile", parent.backup_id);
+        assert_eq!((made.parent_id, made.full_because), (None, Some(why)), "{end}");
+        assert!(repository.restored(made.backup_id).await == data, "{end}");
+        repository.engine.delete(made.backup_id).await.unwrap();
         let left = repository.store.list("").await.unwrap();
         assert!(left.iter().all(|object| object.key.starts_with(&parent.prefix)), "{end}: {left:?}");
         repository.store.put(&manifest, body).await.unwrap();

@@ -8,7 +8,10 @@ use jiff::{Timestamp, ToSpan};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use strata::backup::store::{LocalStore, ObjectBacked, ObjectInfo, S3Options, Store, StoreError};
-use strata::backup::{Cancel, CreateReport, Engine, GcItem, GcKind, GcOptions, GcReport, ParentChoice};
+use strata::backup::{
+    Cancel, CreateReport, Engine, GcItem, GcKind, GcOptions, GcReport, Limits, ParentChoice, Progress,
+    VerifyOptions, Which,
+};
 use uuid::Uuid;
 
 async fn gc(engine: &Engine, before: Timestamp, dry_run: bool) -> GcReport {
@@ -33,6 +36,12 @@ async fn each_kind(store: Arc<dyn Store>) {
         let body = String::from_utf8(body.to_vec()).unwrap().replace(&child.prefix, &replaced);
         store.put(&format!("{replaced}{end}"), body.into()).await.unwrap();
     }
+    // What was replaced counts no more: each backup is looked at once.
+    let options = VerifyOptions { which: Which::All, data: 1.0, seed: 1, limits: Limits::default() };
+    let verified = engine.verify(&options, &Progress::default(), &Cancel::never()).await.unwrap();
+    let mut backups = [full.backup_id, child.backup_id];
+    backups.sort_by_key(|id| verified.backups.iter().position(|found| found == id));
+    assert!(verified.good && verified.backups == backups, "{verified:?}");
     store.put(&format!("{}-00099", full.prefix), Bytes::from_static(b"surplus")).await.unwrap();
     let foreign = ["readme.txt".to_owned(), format!("volume_{volume}/notes"), "volume_x/1".to_owned()];
     for key in &foreign {

@@ -4,6 +4,7 @@
 #[macro_use]
 mod forward;
 
+mod asked;
 mod bad_input;
 mod broken_off;
 mod cinder;

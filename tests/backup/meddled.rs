@@ -6,7 +6,7 @@ use bytes::Bytes as Body;
 use futures::future::BoxFuture;
 use std::fmt::{Debug, Formatter};
 use std::sync::{Arc, Mutex};
-use strata::backup::store::{Store, StoreError};
+use strata::backup::store::{Exclusive, Store, StoreError};
 use strata::backup::{
     BackupError, Cancel, Changed, CreateOptions, CreateReport, Engine, ParentChoice, Progress, Resume,
 };
@@ -40,17 +40,32 @@ impl Meddled {
     }
 }
 
+impl Meddled {
+    async fn meddle(&self, key: &str) {
+        let due = if key.ends_with(self.end) { self.deed.lock().unwrap().take() } else { None };
+        if let Some(deed) = due {
+            tokio::task::spawn_blocking(deed).await.unwrap();
+        }
+    }
+}
+
 impl Store for Meddled {
     forward!(store: ensure get get_range begin delete list);
 
     fn put<'a>(&'a self, key: &'a str, body: Body) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
-            let due = if key.ends_with(self.end) { self.deed.lock().unwrap().take() } else { None };
-            if let Some(deed) = due {
-                tokio::task::spawn_blocking(deed).await.unwrap();
-            }
+            self.meddle(key).await;
             self.store.put(key, body).await
         })
+    }
+    fn put_new<'a>(&'a self, key: &'a str, body: Body) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            self.meddle(key).await;
+            self.store.put_new(key, body).await
+        })
+    }
+    fn exclusive(&self) -> BoxFuture<'_, Result<Exclusive, StoreError>> {
+        self.store.exclusive()
     }
 }
 
@@ -87,6 +102,33 @@ async fn the_second_of_two_that_resume_leaves_the_firsts_backup() {
     assert!(matches!(second, BackupError::MadeTwice { .. }), "{second}");
     let backup = made.lock().unwrap().expect("the first one was made");
     assert!(repository.restored(backup).await == data);
+}
+
+/// A writer stands still for so long that somebody goes on with its backup, from other bytes. Once it wakes it writes
+/// over none of them, and removes none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writer_that_wakes_late_leaves_the_backup_that_another_completed() {
+    for resume in [Resume::No, Resume::Auto] {
+        let (repository, data, others) = (Repository::new(), noise(3, LENGTH), noise(4, LENGTH));
+        let volume = Uuid::new_v4();
+        let options = CreateOptions { resume, concurrency: 1, ..small(volume, ParentChoice::None) };
+        let (other, theirs) = (repository.engine.clone(), source(&others));
+        let made = Arc::new(Mutex::new(None));
+        let note = Arc::clone(&made);
+        let goes_on = deed(move || async move {
+            let sets = other.catalog().sets(Some(volume)).await.unwrap();
+            let backup = sets[0].prefix.backup();
+            let options =
+                CreateOptions { resume: Resume::Backup(backup), ..small(volume, ParentChoice::None) };
+            make(&other, &theirs, &options).await.unwrap();
+            *note.lock().unwrap() = Some(backup);
+        });
+        let engine = Meddled::engine(&repository, "-00012", goes_on);
+        let late = make(&engine, &source(&data), &options).await.unwrap_err();
+        assert!(matches!(late, BackupError::MadeTwice { .. }), "{resume:?}: {late}");
+        let backup = made.lock().unwrap().expect("the other one was made");
+        assert!(repository.restored(backup).await == others, "{resume:?}");
+    }
 }
 
 /// What is gone behind the back of a running backup is seen before it is said to be made.

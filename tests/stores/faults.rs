@@ -1,21 +1,48 @@
 //! Backups over a store that fails: no half one is ever listed, the cause is told, and trying again works.
 
 use crate::faulty::{Fault, Faulty, Request};
-use crate::requests::store;
+use crate::requests::{patient, store};
 use crate::s3_server::S3Server;
-use crate::util::{create, noise, restored, small};
+use crate::util::{Bytes as Memory, create, noise, restored, small};
 use bytes::Bytes;
 use rstest::rstest;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use strata::backup::store::{Store, StoreError};
-use strata::backup::{Engine, ParentChoice};
+use strata::backup::store::{ObjectBacked, Store, StoreError};
+use strata::backup::{
+    Cancel, Canceller, CreateOptions, DataPoint, Engine, ErrorKind, ParentChoice, Progress, RestoreOptions, Resume,
+    SnapshotSource,
+};
+use strata::image::ReadError;
 use uuid::Uuid;
 
 /// Five chunks.
 fn data() -> Vec<u8> {
     noise(4, 5 * 16 * 1024)
+}
+
+/// A volume in memory that says of which snapshot it is.
+struct Snapshot(Memory, DataPoint);
+
+impl SnapshotSource for Snapshot {
+    fn size(&self) -> u64 {
+        self.0.size()
+    }
+    fn data_ranges(&self, range: Range<u64>) -> Result<Vec<Range<u64>>, ReadError> {
+        self.0.data_ranges(range)
+    }
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), ReadError> {
+        self.0.read_at(buffer, offset)
+    }
+    fn point(&self) -> Option<DataPoint> {
+        Some(self.1)
+    }
+}
+
+fn point() -> DataPoint {
+    DataPoint { incarnation: Uuid::new_v4(), snapshot: Uuid::new_v4() }
 }
 
 /// What passes when it is asked again is asked again: the first try of each request fails.
@@ -71,7 +98,11 @@ async fn an_object_whose_answer_was_lost_is_no_strangers() {
 #[case::stalled(Fault::Stall, "no byte moved")]
 #[case::reset(Fault::Reset, "reset")]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fault_in_the_middle_that_stays_leaves_no_backup(#[case] fault: Fault, #[case] cause: &str) {
+async fn a_fault_in_the_middle_that_stays_leaves_no_backup(
+    #[case] fault: Fault,
+    #[case] cause: &str,
+    #[values(Resume::No, Resume::Auto)] resume: Resume,
+) {
     let server = S3Server::start();
     let direct = Engine::new(Arc::new(store(&server.endpoint)));
     store(&server.endpoint).ensure().await.unwrap();
@@ -86,15 +117,94 @@ async fn a_fault_in_the_middle_that_stays_leaves_no_backup(#[case] fault: Fault,
     });
     let engine = Engine::new(Arc::new(store(&faulty.endpoint)));
     let (data, volume) = (data(), Uuid::new_v4());
-    let told = create(&engine, &data, &small(volume, ParentChoice::None)).await.unwrap_err().to_string();
+    let options = CreateOptions { resume, ..small(volume, ParentChoice::None) };
+    let source: Arc<dyn SnapshotSource> = Arc::new(Snapshot(Memory(data.clone()), point()));
+    let make = async || {
+        engine.create(Arc::clone(&source), &options, &Progress::default(), &Cancel::never()).await
+    };
+    let told = make().await.unwrap_err().to_string();
     assert!(told.contains(cause) && told.contains(&format!("volume_{volume}/")), "{told}");
     let left = store(&server.endpoint).list("").await.unwrap();
     assert!(left.iter().all(|object| !object.key.ends_with("_metadata")), "{left:?}");
     let listed = direct.list(None).await.unwrap();
     assert!(listed.is_empty(), "{listed:?}");
     broken.store(false, Ordering::SeqCst);
-    let report = create(&engine, &data, &small(volume, ParentChoice::Latest)).await.unwrap();
+    let report = make().await.unwrap();
     assert!(restored(&direct, report.backup_id).await == data);
+    // Of the two that were stored the first is always stored again.
+    assert_eq!(report.bytes_resumed > 0, resume == Resume::Auto, "{report:?}");
+}
+
+/// A bucket that lets backups be written and nothing else is tried out before anything is stored, and does without.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_is_tried_out_first_and_need_not_let_itself() {
+    for fault in [Fault::None, Fault::Answer(403, "AccessDenied")] {
+        let server = S3Server::start();
+        store(&server.endpoint).ensure().await.unwrap();
+        let faulty = Faulty::start(&server.endpoint, move |r| match r.target.contains(".strata-probe-") {
+            true => fault,
+            false => Fault::None,
+        });
+        let (data, engine) = (data(), Engine::new(Arc::new(store(&faulty.endpoint))));
+        let report = create(&engine, &data, &small(Uuid::new_v4(), ParentChoice::None)).await.unwrap();
+        let seen = faulty.seen();
+        let is_probe = |r: &Request| r.target.contains(".strata-probe-");
+        let writes: Vec<bool> = seen.iter().filter(|r| r.method == "PUT").map(is_probe).collect();
+        let first = writes.iter().position(|is_probe| !is_probe).unwrap();
+        assert!(first > 0 && writes[first..].iter().all(|is_probe| !is_probe), "{writes:?}");
+        assert!(restored(&engine, report.backup_id).await == data);
+    }
+}
+
+/// Whoever asks to stop is not made to wait for a store that stands still.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_stalls_holds_nobody() {
+    let server = S3Server::start();
+    let direct = Engine::new(Arc::new(store(&server.endpoint)));
+    store(&server.endpoint).ensure().await.unwrap();
+    let data = data();
+    let made = create(&direct, &data, &small(Uuid::new_v4(), ParentChoice::None)).await.unwrap();
+    let before = store(&server.endpoint).list("").await.unwrap();
+    let (met, has_met) = tokio::sync::watch::channel(0);
+    let old = made.prefix.clone();
+    let faulty = Faulty::start(&server.endpoint, move |r| {
+        let is_old = r.target.contains(&old);
+        let stalls = match r.method.as_str() {
+            "PUT" => r.target.contains("-00002"),
+            _ => is_old && r.target.contains("_metadata") && !r.target.contains("prefix="),
+        };
+        met.send_modify(|times| *times += usize::from(stalls));
+        if stalls { Fault::Stall } else { Fault::None }
+    });
+    // Tries for three minutes.
+    let patient = ObjectBacked::s3("bucket", "", &patient(&faulty.endpoint)).unwrap();
+    let engine = Engine::new(Arc::new(patient));
+    let folder = tempfile::tempdir().unwrap();
+    for (times, restores) in [(1, false), (2, true)] {
+        let (canceller, cancel) = Canceller::new();
+        let mut stalled = has_met.clone();
+        let asks = tokio::spawn(async move {
+            stalled.wait_for(|met| *met >= times).await.unwrap();
+            canceller.cancel();
+            Instant::now()
+        });
+        let progress = Progress::default();
+        let error = match restores {
+            true => {
+                let options = RestoreOptions::new(made.backup_id, folder.path().join("volume"));
+                engine.restore(&options, &progress, &cancel).await.unwrap_err()
+            }
+            false => {
+                let options = small(Uuid::new_v4(), ParentChoice::None);
+                let source = Arc::new(Memory(data.clone()));
+                engine.create(source, &options, &progress, &cancel).await.unwrap_err()
+            }
+        };
+        assert_eq!(error.kind(), ErrorKind::Cancelled, "{error}");
+        let waited = asks.await.unwrap().elapsed();
+        assert!(waited < Duration::from_secs(60), "{waited:?}, restores: {restores}");
+    }
+    assert_eq!(store(&server.endpoint).list("").await.unwrap(), before);
 }
 
 /// B8: wrong bytes and lost objects are told by name.

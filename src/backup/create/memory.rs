@@ -21,8 +21,13 @@ pub(super) struct Memory {
     permits: Arc<Semaphore>,
     /// Of the windows, in bytes.
     total: u64,
+    /// What one window may take.
+    window: u64,
     idle: Mutex<Vec<Vec<u8>>>,
     peak: AtomicU64,
+    /// Bytes that are to be taken out of the budget for good, and those that are.
+    owed: Mutex<u64>,
+    charged: AtomicU64,
 }
 
 impl Memory {
@@ -36,7 +41,9 @@ impl Memory {
         );
         ensure!(total >= window.next_multiple_of(UNIT), BadRequestSnafu { reason });
         let permits = Arc::new(Semaphore::new((total / UNIT) as usize));
-        Ok(Arc::new(Memory { permits, total, idle: Mutex::default(), peak: AtomicU64::new(0) }))
+        let (window, idle, owed) = (window.next_multiple_of(UNIT), Mutex::default(), Mutex::default());
+        let (peak, charged) = (AtomicU64::new(0), AtomicU64::new(0));
+        Ok(Arc::new(Memory { permits, total, window, idle, peak, owed, charged }))
     }
 
     /// Waits until so much is free. Reservations are granted in the order in which they were asked for.
@@ -45,6 +52,30 @@ impl Memory {
         let permit = Arc::clone(&self.permits).acquire_many_owned(units).await.ok()?;
         self.peak.fetch_max(self.in_use(), Ordering::Relaxed);
         Some(Reservation { memory: Arc::clone(self), permit })
+    }
+
+    /// Takes bytes out of the budget for good, for what is kept until the end: out of the next buffers that come back,
+    /// so that nobody waits for it, and never so many that no window would fit any more.
+    pub fn charge(&self, bytes: u64) {
+        *self.owed.lock().unwrap_or_else(PoisonError::into_inner) += bytes;
+    }
+
+    /// Keeps a part of what comes back, as far as it is owed.
+    fn keep(&self, permit: &mut OwnedSemaphorePermit) {
+        let mut owed = self.owed.lock().unwrap_or_else(PoisonError::into_inner);
+        let charged = self.charged.load(Ordering::Relaxed);
+        let most = (self.total - self.window).saturating_sub(charged).min(*owed) / UNIT;
+        let units = permit.num_permits().min(most as usize);
+        if let Some(kept) = permit.split(units).filter(|_| units > 0) {
+            kept.forget();
+            *owed -= units as u64 * UNIT;
+            self.charged.store(charged + units as u64 * UNIT, Ordering::Relaxed);
+        }
+    }
+
+    /// Lets the buffers go that nobody uses now.
+    pub fn shrink(&self) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// The most bytes that were reserved at a time.
@@ -132,6 +163,9 @@ impl AsRef<[u8]> for Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         self.memory.give_back(std::mem::take(&mut self.bytes));
+        if let Some(paid) = &mut self._paid {
+            self.memory.keep(paid);
+        }
     }
 }
 
@@ -170,5 +204,21 @@ mod tests {
         assert!(memory.idle.lock().unwrap().is_empty(), "nothing idle beside a full budget");
         drop(large);
         assert_eq!(memory.peak(), 4 << 20);
+    }
+
+    /// What is kept to the end leaves less to the windows, and always enough for one.
+    #[tokio::test]
+    async fn a_charge() {
+        let memory = Memory::new(OVERHEAD + (4 << 20), 3 << 20).unwrap();
+        memory.charge(100);
+        memory.charge(3 * UNIT);
+        assert_eq!(memory.in_use(), 0, "nobody waits for it");
+        drop(memory.reserve(1 << 20).await.unwrap().buffer(1 << 20));
+        assert_eq!(memory.in_use(), 3 * UNIT);
+        memory.charge(4 << 20);
+        for _ in 0..3 {
+            drop(memory.reserve(3 << 20).await.unwrap().buffer(3 << 20));
+        }
+        assert_eq!(memory.in_use(), 1 << 20);
     }
 }

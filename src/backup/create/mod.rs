@@ -21,11 +21,11 @@ pub use options::{
 use super::catalog::{self, BackupSet, Catalog};
 use super::engine::Engine;
 use super::error::{
-    BackupError, ChangedMeanwhileSnafu, HashesShortSnafu, LeftBehindSnafu, MadeTwiceSnafu, NoParentSnafu,
-    ResumableSnafu, SourceLostSnafu,
+    BackupError, ChangedMeanwhileSnafu, HashesShortSnafu, LeftBehindSnafu, NoParentSnafu, ResumableSnafu,
+    SourceLostSnafu,
 };
 use super::format::{ENTRY, HashFrame, Manifest, Prefix, ZeroText};
-use super::store::{ObjectInfo, StoreError};
+use super::store::{Exclusive, ObjectInfo};
 use super::{Cancel, Progress, SnapshotSource, blocking};
 use hash_writer::HashWriter;
 use jiff::Timestamp;
@@ -49,6 +49,7 @@ struct Attempt<'a> {
     options: &'a CreateOptions,
     progress: &'a Progress,
     cancel: &'a Cancel,
+    exclusive: Exclusive,
 }
 
 impl Engine {
@@ -65,11 +66,13 @@ impl Engine {
         let size = source.size();
         options.check(size)?;
         progress.set_total(size);
-        self.store.ensure().await?;
+        cancel.or(self.store.ensure()).await?;
+        // Before anything is stored that a store might not let be finished.
+        let exclusive = cancel.or(self.store.exclusive()).await?;
         let catalog = Catalog::new(Arc::clone(&self.store));
-        let mut basis = parent::find(&catalog, options, &source).await?;
+        let mut basis = cancel.or(parent::find(&catalog, options, &source)).await?;
         let mut use_delta = Ok(());
-        let attempt = Attempt { engine: self, source: &source, options, progress, cancel };
+        let attempt = Attempt { engine: self, source: &source, options, progress, cancel, exclusive };
         let mut is_again = false;
         loop {
             let made = attempt.make(&catalog, basis, use_delta, is_again).await;
@@ -86,7 +89,11 @@ impl Engine {
                 }
                 Err(e @ BackupError::WrongDelta { .. }) => {
                     use_delta = Err(e.to_string());
-                    parent::find(&catalog, options, &source).await?
+                    cancel.or(parent::find(&catalog, options, &source)).await?
+                }
+                Err(BackupError::NoParent { parent, .. }) => {
+                    use_delta = Ok(());
+                    Basis::Full(Some(format!("parent {parent} was deleted meanwhile")))
                 }
                 Err(e) => return Err(e),
             };
@@ -118,17 +125,17 @@ impl Attempt<'_> {
         };
         let begun =
             resume::begin(catalog, options, self.source, parent.as_ref().map(|p| p.id), block, is_again);
-        let begun = begun.await?;
+        let begun = self.cancel.or(begun).await?;
         let parent_of = parent.as_ref().map(|parent| (parent.id, parent.prefix.clone()));
         let store = Arc::clone(&self.engine.store);
-        let (rate, progress) = (options.limit_rate, self.progress.clone());
-        let mut upload =
-            Upload::new(store, begun.prefix.clone(), progress, options.concurrency, rate, begun.earlier);
+        let progress = self.progress.clone();
+        let created_at = begun.created_at.clone();
         let work = Arc::new(self.work(block));
         let largest = size.min(options.chunk_size);
         let known = if parent.is_some() { largest.div_ceil(block) as usize * ENTRY } else { 0 };
         let window = work.cost(std::slice::from_ref(&(0..largest)), known);
         let memory = Memory::new(options.memory, window)?;
+        let mut upload = Upload::new(store, Arc::clone(&memory), begun, self.exclusive, options, progress);
         let pipeline = Pipeline {
             work,
             memory: Arc::clone(&memory),
@@ -138,7 +145,6 @@ impl Attempt<'_> {
             progress: self.progress.clone(),
             spots: self.spots(size.div_ceil(block)),
         };
-        let created_at = begun.created_at;
         let stored = self.store(&mut upload, pipeline, parent, &created_at).await;
         let prefix = upload.prefix().clone();
         if let Err(error) = stored {
@@ -195,25 +201,29 @@ impl Attempt<'_> {
         let (name, description) = (options.name.as_deref(), options.description.as_deref());
         let frame = HashFrame::new(&prefix, block, name, description, created_at)?;
         let parent_of = parent.as_ref().map(|parent| (parent.id, parent.prefix.clone()));
+        let memory = Arc::clone(&pipeline.memory);
         let known = parent.map(|parent| Known {
             blocks: parent.size.div_ceil(block),
             reader: parent.hashes,
             backup: parent.id,
         });
-        let mut hashes = HashWriter::begin(self.engine.store.as_ref(), &prefix.hashes(), frame).await?;
+        let store = self.engine.store.as_ref();
+        let mut hashes = self.cancel.or(HashWriter::begin(store, &prefix.hashes(), frame)).await?;
         let blocks = pipeline.size.div_ceil(block);
         let done = pipeline.run(known, upload, &mut hashes).await.and_then(|()| self.cancel.check());
         if let Err(error) = done {
             // Nothing of it has a name yet.
-            if let Err(e) = hashes.abort().await {
-                tracing::warn!(error = %e, "parts of the hash file of {prefix} stay until the store clears them away");
+            if let Err(e) = self.cancel.or_soon(hashes.abort()).await {
+                tracing::warn!(error = %e, "parts of the hash file of {prefix} stay until they are cleared away");
             }
             return Err(error);
         }
+        memory.shrink();
         let (written, reason) = (hashes.entries(), format!("{} hashes of {blocks}", hashes.entries()));
         ensure!(written == blocks, HashesShortSnafu { reason });
-        upload.bytes_uploaded += hashes.finish().await.map_err(|e| self.made_by_another(upload, e))?;
-        upload.remove_surplus().await?;
+        let finished = self.cancel.or_soon(hashes.finish()).await;
+        upload.bytes_uploaded += finished.map_err(|e| upload::instead_of_taken(upload.prefix(), e))?;
+        self.cancel.or_soon(upload.remove_surplus()).await?;
         let manifest = Manifest {
             prefix,
             parent: parent_of.as_ref().map(|(id, _)| *id),
@@ -221,31 +231,22 @@ impl Attempt<'_> {
             description: options.description.clone(),
             created_at: created_at.to_owned(),
             volume_meta: self.volume_meta(),
-            extents: upload.extents(),
+            extents: upload.take_extents(),
         };
-        let listed = upload.listed().await?;
+        let listed = self.cancel.or(upload.listed()).await?;
         let (encoded, manifest) = blocking(move || Ok((manifest.encode()?, manifest))).await?;
         check_stored(listed, &manifest, false)?;
         self.cancel.check()?;
         // Deleted while we worked: this backup could never be restored. Seen before it is one, it is never listed.
-        self.check_parent(upload, parent_of.as_ref()).await?;
-        resume::check_alone(self.engine, self.options, upload.prefix()).await?;
+        self.cancel.or(self.check_parent(upload, parent_of.as_ref())).await?;
+        self.cancel.or(resume::check_alone(self.engine, self.options, upload.prefix())).await?;
         ensure!(!self.source.is_lost(), SourceLostSnafu);
-        upload.put_manifest(encoded.into()).await.map_err(|e| self.made_by_another(upload, e))?;
+        // Not to be cut: a manifest that lands after the chunks were removed would be a damaged backup.
+        upload.put_manifest(encoded.into()).await?;
         // And again: who deletes the parent looks for our manifest only after having removed its own; and who clears
         // away what looks like an orphan leaves a set alone once it has its manifest.
         self.check_parent(upload, parent_of.as_ref()).await?;
         check_stored(upload.listed().await?, &manifest, true)
-    }
-
-    /// Who resumes may meet another process that resumes the same: the one that is first has made the backup.
-    fn made_by_another(&self, upload: &Upload, error: BackupError) -> BackupError {
-        match error {
-            BackupError::Store { source: StoreError::Exists { .. } } if self.options.resume != Resume::No => {
-                MadeTwiceSnafu { prefix: upload.prefix().as_str() }.build()
-            }
-            other => other,
-        }
     }
 
     /// A parent that was deleted meanwhile. One that was made whole without its own parent has another prefix, and is
@@ -273,17 +274,21 @@ impl Attempt<'_> {
 
     /// B13. Who asked to resume keeps what was uploaded, unless it can be of no use.
     async fn clean_up(&self, error: BackupError, upload: &mut Upload) -> BackupError {
-        let again = matches!(error, BackupError::UnusableParent { .. } | BackupError::WrongDelta { .. });
+        let again = matches!(
+            error,
+            BackupError::UnusableParent { .. } | BackupError::WrongDelta { .. } | BackupError::NoParent { .. }
+        );
         let keep = !matches!(error, BackupError::SourceLost) && !again;
         let (backup, prefix) = (upload.prefix().backup(), upload.prefix().to_string());
+        upload.is_hurried = self.cancel.is_asked();
         let cleaned = match self.options.resume {
+            // Whoever is the other one needs these objects.
+            _ if matches!(error, BackupError::MadeTwice { .. }) => upload.withdraw().await.map(drop),
             Resume::No => upload.remove().await,
             _ if !keep => upload.remove().await,
             _ => match upload.withdraw().await {
-                Ok(true) if !matches!(error, BackupError::MadeTwice { .. }) => {
-                    return ResumableSnafu { error, backup }.build();
-                }
-                Ok(_) => Ok(()),
+                Ok(true) => return ResumableSnafu { error, backup }.build(),
+                Ok(false) => Ok(()),
                 Err(e) => Err(e),
             },
         };

@@ -2,7 +2,7 @@
 
 use super::options::{CHOOSE_HASH_BLOCK, CreateOptions, ParentChoice};
 use super::plan::Wanted;
-use crate::backup::catalog::{Catalog, Chain};
+use crate::backup::catalog::{self, Catalog, Chain};
 use crate::backup::error::{BadRequestSnafu, OtherHashBlockSnafu, ShrunkSnafu};
 use crate::backup::format::Prefix;
 use crate::backup::hash_reader::HashReader;
@@ -35,11 +35,14 @@ pub(super) async fn find(
     source: &Arc<dyn SnapshotSource>,
 ) -> Result<Basis, BackupError> {
     let full = |reason: String| Ok(Basis::Full(Some(reason)));
-    let id = match options.parent {
-        ParentChoice::None => return Ok(Basis::Full(None)),
-        ParentChoice::Backup(id) => id,
-        ParentChoice::Latest => match catalog.latest(options.volume).await? {
-            Some(id) => id,
+    if options.parent == ParentChoice::None {
+        return Ok(Basis::Full(None));
+    }
+    let sets = catalog.sets(Some(options.volume)).await?;
+    let (id, manifest) = match options.parent {
+        ParentChoice::Backup(id) => (id, None),
+        _ => match catalog.newest(&sets).await? {
+            Some(newest) => newest,
             None => return full("the volume has no earlier backup".to_owned()),
         },
     };
@@ -47,7 +50,12 @@ pub(super) async fn find(
         true => full(format!("parent {id} cannot be used: {e}")),
         false => Err(e),
     };
-    let chain = match catalog.chain(id).await {
+    let chain = match catalog::find(&sets, id) {
+        Some(_) => catalog.chain_in(&sets, id, manifest).await,
+        // Of another volume, or of none.
+        None => catalog.chain(id).await,
+    };
+    let chain = match chain {
         Ok(chain) => chain,
         Err(e) => return unusable(e),
     };

@@ -112,7 +112,10 @@ impl Pipeline {
                 self.pass(known, at..first, &sender).await?;
             }
             let text = match &mut known {
-                Some(known) => known.text(first..end.min(known_blocks).max(first)).await?,
+                Some(known) => {
+                    let text = known.text(first..end.min(known_blocks).max(first));
+                    self.work.cancel.or(text).await?
+                }
                 None => Vec::new(),
             };
             at = end;
@@ -138,7 +141,7 @@ impl Pipeline {
         }
         let Some(mut known) = known else { return Ok(()) };
         self.pass(&mut known, at..known_blocks, &sender).await?;
-        known.finish().await
+        self.work.cancel.or(known.finish()).await
     }
 
     /// Passes the hashes of what did not change on, unread.
@@ -152,7 +155,7 @@ impl Pipeline {
         while at < blocks.end {
             self.work.cancel.check()?;
             let end = blocks.end.min(at + STRETCH);
-            let text = known.text(at..end).await?;
+            let text = self.work.cancel.or(known.text(at..end)).await?;
             self.check_spots(at..end, &text).await?;
             let bytes = (end * self.work.block).min(self.size) - at * self.work.block;
             let item = Item::Unread(text.into(), bytes);
@@ -220,7 +223,7 @@ async fn collect(
     while let Some(item) = items.recv().await {
         match item {
             Item::Unread(text, bytes) => {
-                hashes.write(text).await?;
+                work.cancel.or(hashes.write(text)).await?;
                 progress.add_done(bytes);
             }
             Item::Window(worker, bytes) => {
@@ -232,7 +235,7 @@ async fn collect(
                     progress.add_changed(piece.length);
                     upload.send(piece, &work.cancel).await?;
                 }
-                hashes.write(result.text).await?;
+                work.cancel.or(hashes.write(result.text)).await?;
                 progress.add_done(bytes);
             }
         }

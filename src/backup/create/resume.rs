@@ -29,6 +29,8 @@ pub(super) struct Begun {
     pub created_at: String,
     /// What is there already: name and bytes.
     pub earlier: BTreeMap<String, u64>,
+    /// An earlier attempt had this prefix.
+    pub is_adopted: bool,
 }
 
 /// Chooses the backup's id, or finds the set to go on with.
@@ -90,7 +92,7 @@ fn fresh(options: &CreateOptions, id: Uuid) -> Begun {
     let now = Timestamp::now();
     let stamp = now.strftime("%Y%m%d%H%M%S").to_string();
     let prefix = Prefix::new(options.volume, &stamp, &options.zone, id);
-    Begun { prefix, created_at: python_time(now), earlier: BTreeMap::new() }
+    Begun { prefix, created_at: python_time(now), earlier: BTreeMap::new(), is_adopted: false }
 }
 
 async fn adopt(catalog: &Catalog, set: &BackupSet) -> Result<Begun, BackupError> {
@@ -104,7 +106,7 @@ async fn adopt(catalog: &Catalog, set: &BackupSet) -> Result<Begun, BackupError>
     catalog.store().delete(&hashes).await?;
     let earlier = set.objects.iter().filter(|object| object.key != hashes);
     let earlier = earlier.map(|object| (object.key.clone(), object.size)).collect();
-    Ok(Begun { prefix, created_at: python_time(time), earlier })
+    Ok(Begun { prefix, created_at: python_time(time), earlier, is_adopted: true })
 }
 
 /// Two processes that began the same backup at the same time have two prefixes: one of them goes on.

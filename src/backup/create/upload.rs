@@ -1,34 +1,51 @@
 //! A backup's objects on their way into the store.
 
 use super::limit::RateLimit;
+use super::memory::Memory;
+use super::options::CreateOptions;
 use super::piece::Piece;
+use super::resume::Begun;
 use crate::backup::catalog::BackupSet;
-use crate::backup::error::{CancelledSnafu, WorkerSnafu};
+use crate::backup::error::{CancelledSnafu, MadeTwiceSnafu, WorkerSnafu};
 use crate::backup::format::{Extent, Prefix};
-use crate::backup::store::{ObjectInfo, Store, StoreError};
+use crate::backup::store::{BackendSnafu, Exclusive, ObjectInfo, Store, StoreError};
 use crate::backup::{BackupError, Cancel, Progress};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use snafu::ResultExt;
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::task::{JoinError, JoinSet};
 
 /// Bytes of an earlier attempt's object that are fetched at a time.
 const COMPARED: usize = 4 << 20;
 /// Deletions at a time.
 const DELETIONS: usize = 8;
+/// Memory that an object's name and digest take until the manifest is written.
+const KEPT: u64 = 256;
+/// What each step of the clean-up has once somebody waits for the end.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A backup on its way into the store.
 pub(super) struct Upload {
     store: Arc<dyn Store>,
     prefix: Prefix,
     progress: Progress,
+    memory: Arc<Memory>,
     concurrency: usize,
     limit: Arc<RateLimit>,
     /// What an earlier attempt left: name and bytes.
     earlier: BTreeMap<String, u64>,
+    /// Whether names that should be free are looked at. The names of a new backup are, and nobody else knows them; so
+    /// they are only where that costs no request.
+    looks: bool,
     extents: Vec<Extent>,
+    /// Objects that were begun: 1 to this.
+    begun: u64,
+    /// Somebody waits for the end.
+    pub is_hurried: bool,
     /// Ours, from the moment that it may be in the store.
     manifest: Option<Bytes>,
     tasks: JoinSet<Result<Sent, BackupError>>,
@@ -48,20 +65,25 @@ struct Sent {
 impl Upload {
     pub fn new(
         store: Arc<dyn Store>,
-        prefix: Prefix,
+        memory: Arc<Memory>,
+        begun: Begun,
+        exclusive: Exclusive,
+        options: &CreateOptions,
         progress: Progress,
-        concurrency: usize,
-        rate: Option<u64>,
-        earlier: BTreeMap<String, u64>,
     ) -> Self {
+        let Begun { prefix, earlier, is_adopted, .. } = begun;
         Upload {
             store,
             prefix,
             progress,
-            concurrency,
-            limit: Arc::new(RateLimit::new(rate)),
+            memory,
+            concurrency: options.concurrency,
+            limit: Arc::new(RateLimit::new(options.limit_rate)),
             earlier,
+            looks: is_adopted || exclusive == Exclusive::Honoured,
             extents: Vec::new(),
+            begun: 0,
+            is_hurried: false,
             manifest: None,
             tasks: JoinSet::new(),
             bytes_read: 0,
@@ -78,12 +100,12 @@ impl Upload {
 
     /// How many objects there are.
     pub fn objects(&self) -> u64 {
-        self.extents.len() as u64
+        self.begun
     }
 
-    /// What was uploaded, in the order of the volume.
-    pub fn extents(&self) -> Vec<Extent> {
-        self.extents.clone()
+    /// What was uploaded, in the order of the volume: once, for there may be very many.
+    pub fn take_extents(&mut self) -> Vec<Extent> {
+        std::mem::take(&mut self.extents)
     }
 
     /// Begins the upload of one object, once fewer than `concurrency` are on their way.
@@ -95,25 +117,30 @@ impl Upload {
                 () = cancel.asked() => return CancelledSnafu.fail(),
             }
         }
-        let key = self.prefix.chunk(self.extents.len() as u64 + 1);
+        self.begun += 1;
+        let key = self.prefix.chunk(self.begun);
         let Piece { offset, length, compression, md5, body } = piece;
-        let earlier = self.earlier.remove(&key).filter(|size| *size == body.len() as u64);
+        let there = self.earlier.remove(&key);
+        let earlier = there.filter(|size| *size == body.len() as u64);
         self.bytes_changed += length;
+        self.memory.charge(KEPT);
         self.extents.push(Extent { key: key.clone(), offset, length, compression, md5 });
         // The first is put anew even if it is there: a set that is worked on must not look old to who clears away.
-        let earlier = earlier.filter(|_| self.extents.len() > 1);
-        let (store, progress) = (Arc::clone(&self.store), self.progress.clone());
+        let earlier = earlier.filter(|_| self.begun > 1);
+        let (store, progress, prefix) = (Arc::clone(&self.store), self.progress.clone(), self.prefix.clone());
         let (limit, cancel) = (Arc::clone(&self.limit), cancel.clone());
+        let is_new = there.is_none() && self.looks;
         self.tasks.spawn(async move {
             let bytes = body.len() as u64;
-            if earlier.is_some() && is_stored(store.as_ref(), &key, &body).await? {
+            if earlier.is_some() && cancel.or(is_stored(store.as_ref(), &key, &body)).await? {
                 return Ok(Sent { uploaded: 0, resumed: bytes });
             }
             tokio::select! {
                 () = limit.pass(bytes) => {}
                 () = cancel.asked() => return CancelledSnafu.fail(),
             }
-            store.put(&key, body).await?;
+            let put = if is_new { store.put_new(&key, body) } else { store.put(&key, body) };
+            cancel.or_soon(put).await.map_err(|error| instead_of_taken(&prefix, error))?;
             progress.add_transferred(bytes);
             Ok(Sent { uploaded: bytes, resumed: 0 })
         });
@@ -144,14 +171,15 @@ impl Upload {
     /// Removes what an earlier attempt left and this one has no use for: a set is exactly its manifest's objects.
     pub async fn remove_surplus(&mut self) -> Result<(), BackupError> {
         let surplus = std::mem::take(&mut self.earlier);
-        Ok(self.delete(surplus.into_keys().collect()).await?)
+        Ok(self.delete(surplus.into_keys()).await?)
     }
 
     /// Stores the manifest, never over one that somebody else made.
     pub async fn put_manifest(&mut self, body: Bytes) -> Result<(), BackupError> {
         self.bytes_uploaded += body.len() as u64;
         self.manifest = Some(body.clone());
-        Ok(self.store.put_new(&self.prefix.manifest(), body).await?)
+        let put = self.store.put_new(&self.prefix.manifest(), body).await;
+        put.map_err(|error| instead_of_taken(&self.prefix, error.into()))
     }
 
     pub async fn exists(&self, key: &str) -> Result<bool, BackupError> {
@@ -171,9 +199,10 @@ impl Upload {
     pub async fn withdraw(&self) -> Result<bool, StoreError> {
         let key = self.prefix.manifest();
         let ours = self.manifest.as_ref();
-        match self.store.get(&key, ours.map_or(0, |ours| ours.len() as u64)).await {
+        let there = self.store.get(&key, ours.map_or(0, |ours| ours.len() as u64));
+        match self.soon("looking for", &key, there).await {
             Err(StoreError::Missing { .. }) => Ok(true),
-            Ok(found) if ours == Some(&found) => self.store.delete(&key).await.map(|()| true),
+            Ok(found) if ours == Some(&found) => self.delete(vec![key]).await.map(|()| true),
             Ok(_) | Err(StoreError::TooLarge { .. }) => Ok(false),
             Err(e) => Err(e),
         }
@@ -185,15 +214,42 @@ impl Upload {
         if !self.withdraw().await? {
             return Ok(());
         }
-        self.store.delete(&self.prefix.hashes()).await?;
-        let mut keys: Vec<String> = self.extents.iter().map(|extent| extent.key.clone()).collect();
+        let mut keys = vec![self.prefix.hashes()];
         keys.extend(std::mem::take(&mut self.earlier).into_keys());
-        self.delete(keys).await
+        self.delete(keys).await?;
+        let chunks = (1..=self.begun).map(|number| self.prefix.chunk(number));
+        self.delete(chunks).await
     }
 
-    async fn delete(&self, keys: Vec<String>) -> Result<(), StoreError> {
-        let deletions = keys.iter().map(|key| self.store.delete(key));
+    async fn delete(&self, keys: impl IntoIterator<Item = String>) -> Result<(), StoreError> {
+        let deletions = keys
+            .into_iter()
+            .map(|key| async move { self.soon("removing", &key, self.store.delete(&key)).await });
         stream::iter(deletions).buffer_unordered(DELETIONS).try_collect().await
+    }
+
+    async fn soon<T>(
+        &self,
+        operation: &'static str,
+        key: &str,
+        work: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        if !self.is_hurried {
+            return work.await;
+        }
+        let late = |_| Box::<dyn Error + Send + Sync>::from(format!("no answer for {} s", PATIENCE.as_secs()));
+        let done = tokio::time::timeout(PATIENCE, work).await;
+        done.map_err(late).context(BackendSnafu { operation, key })?
+    }
+}
+
+/// The names of a backup are taken by nobody but who goes on with it, and then it is made by that one.
+pub(super) fn instead_of_taken(prefix: &Prefix, error: BackupError) -> BackupError {
+    match error {
+        BackupError::Store { source: StoreError::Exists { .. } } => {
+            MadeTwiceSnafu { prefix: prefix.as_str() }.build()
+        }
+        other => other,
     }
 }
 

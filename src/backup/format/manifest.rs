@@ -66,7 +66,7 @@ impl Manifest {
             backup_id: self.prefix.backup().to_string(),
             backup_name: self.name.clone(),
             created_at: self.created_at.clone(),
-            objects: self.extents.iter().map(StoredExtent::from).collect(),
+            objects: Objects(&self.extents),
             parent_id: self.parent.map(|id| id.to_string()),
             version: VERSION.to_owned(),
             volume_id: self.prefix.volume().to_string(),
@@ -79,7 +79,7 @@ impl Manifest {
     pub fn parse(prefix: &Prefix, bytes: &[u8]) -> Result<Self, FormatError> {
         let key = prefix.manifest();
         check_version(&key, bytes)?;
-        let stored: Stored = serde_json::from_slice(bytes).context(SyntaxSnafu { key: &key })?;
+        let stored: Stored<Vec<StoredExtent>> = serde_json::from_slice(bytes).context(SyntaxSnafu { key: &key })?;
         let invalid = |reason: String| InvalidSnafu { key: &key, reason };
         for (field, found, expected) in [
             ("backup_id", &stored.backup_id, prefix.backup()),
@@ -150,12 +150,12 @@ fn check_disjoint(key: &str, extents: &[Extent]) -> Result<(), FormatError> {
 
 /// Field order is the sorted order that the format has.
 #[derive(Serialize, Deserialize)]
-struct Stored {
+struct Stored<O> {
     backup_description: Option<String>,
     backup_id: String,
     backup_name: Option<String>,
     created_at: String,
-    objects: Vec<StoredExtent>,
+    objects: O,
     parent_id: Option<String>,
     version: String,
     volume_id: String,
@@ -165,26 +165,37 @@ struct Stored {
 /// A map of one key, the object's, to this.
 struct StoredExtent {
     key: String,
-    fields: StoredFields,
+    fields: StoredFields<String>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct StoredFields {
-    compression: String,
+struct StoredFields<T> {
+    compression: T,
     length: u64,
-    md5: String,
+    md5: T,
     offset: u64,
 }
 
-impl From<&Extent> for StoredExtent {
-    fn from(extent: &Extent) -> Self {
-        let fields = StoredFields {
-            compression: extent.compression.to_string(),
-            length: extent.length,
-            md5: extent.md5.clone(),
-            offset: extent.offset,
-        };
-        StoredExtent { key: extent.key.clone(), fields }
+/// Written without a copy: there may be hundreds of thousands.
+struct Objects<'a>(&'a [Extent]);
+
+struct Object<'a>(&'a Extent);
+
+impl Serialize for Objects<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(Object))
+    }
+}
+
+impl Serialize for Object<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Extent { key, offset, length, compression, md5 } = self.0;
+        let compression = compression.to_string();
+        let (compression, md5) = (compression.as_str(), md5.as_str());
+        let fields = StoredFields { compression, length: *length, md5, offset: *offset };
+        let mut map = serializer.serialize_map(Some(1))?;
+        map.serialize_entry(key, &fields)?;
+        map.end()
     }
 }
 
@@ -205,14 +216,6 @@ impl StoredExtent {
         let is_md5 = md5.len() == 32 && md5.bytes().all(|b| b.is_ascii_hexdigit());
         ensure!(is_md5, invalid(format!("{key} has {md5:?} for an md5")));
         Ok(Extent { key, offset, length, compression, md5: md5.to_ascii_lowercase() })
-    }
-}
-
-impl Serialize for StoredExtent {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(1))?;
-        map.serialize_entry(&self.key, &self.fields)?;
-        map.end()
     }
 }
 

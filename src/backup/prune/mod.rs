@@ -81,12 +81,12 @@ impl Engine {
         let reason = "no rule says what to keep: give at least one";
         ensure!(!options.retention.is_empty(), BadRequestSnafu { reason });
         let mut volumes: BTreeMap<Uuid, Vec<BackupInfo>> = BTreeMap::new();
-        for info in self.list(options.volume).await? {
+        for info in cancel.or(self.list(options.volume)).await? {
             volumes.entry(info.volume_id).or_default().push(info);
         }
         let mut rows = Vec::new();
         let mut bytes_freed = 0;
-        for (_, backups) in volumes {
+        for (volume, backups) in volumes {
             let candidates: Vec<Candidate> = backups.iter().map(candidate).collect();
             let decisions = options.retention.decide(&candidates, options.rebase);
             if options.dry_run {
@@ -95,12 +95,12 @@ impl Engine {
             } else {
                 for decision in &decisions {
                     if let Some(onto) = decision.rebase {
-                        self.rebase(decision.backup, onto, progress, cancel).await?;
+                        self.rebase_of(Some(volume), decision.backup, onto, progress, cancel).await?;
                     }
                 }
                 for backup in removal_order(&candidates, &decisions) {
                     cancel.check()?;
-                    bytes_freed += self.delete(backup).await?.bytes_freed;
+                    bytes_freed += self.delete_of(Some(volume), backup).await?.bytes_freed;
                 }
             }
             rows.extend(backups.into_iter().zip(decisions).map(|(info, decision)| row(info, decision)));

@@ -55,12 +55,14 @@ impl Engine {
     ) -> Result<FullReport, BackupError> {
         let started = Instant::now();
         let catalog = self.catalog();
-        let chain = catalog.chain(backup).await?;
+        let chain = cancel.or(catalog.chain(backup)).await?;
         let old = chain.newest();
         let hashes = HashReader::open(&catalog, &old.prefix).await?;
         let shape = Shape::new(&chain.links, chain.size(), hashes.block());
         let runs = merge(&chain.links, shape, true)?;
-        to.store.ensure().await?;
+        cancel.or(to.store.ensure()).await?;
+        // Before anything is stored that a store might not let be finished.
+        cancel.or(to.store.exclusive()).await?;
         let work = Synthesis {
             from: Arc::clone(&self.store),
             to: Arc::clone(&to.store),

@@ -49,8 +49,22 @@ impl Engine {
         progress: &Progress,
         cancel: &Cancel,
     ) -> Result<RebaseReport, BackupError> {
+        self.rebase_of(None, backup, onto, progress, cancel).await
+    }
+
+    /// The same of a backup that may be known to be of this volume: then only that one's objects are listed.
+    pub(super) async fn rebase_of(
+        &self,
+        volume: Option<Uuid>,
+        backup: Uuid,
+        onto: Option<Uuid>,
+        progress: &Progress,
+        cancel: &Cancel,
+    ) -> Result<RebaseReport, BackupError> {
         let catalog = self.catalog();
-        let chain = catalog.chain(backup).await?;
+        let sets = cancel.or(catalog.sets(volume)).await?;
+        let chain = cancel.or(catalog.chain_in(&sets, backup, None)).await?;
+        drop(sets);
         let merged = merged_links(&chain, onto)?;
         let (set, old) = &chain.links[0];
         let prefix = next_prefix(&set.prefix);
@@ -63,6 +77,8 @@ impl Engine {
             bytes_uploaded: 0,
         };
         if old.parent != onto {
+            // Before anything is stored that a store might not let be finished.
+            cancel.or(self.store.exclusive()).await?;
             let work = Synthesis {
                 from: Arc::clone(&self.store),
                 to: Arc::clone(&self.store),
@@ -96,7 +112,7 @@ impl Engine {
             report.objects = chunks;
             (report.bytes_fetched, report.bytes_uploaded) = (written.bytes_fetched, written.bytes_uploaded);
         }
-        self.remove_superseded(backup).await?;
+        self.remove_superseded(set.prefix.volume(), backup).await?;
         Ok(report)
     }
 
@@ -117,9 +133,9 @@ impl Engine {
     }
 
     /// Removes the sets of a backup that a rebase has replaced, once the new one is seen to be whole.
-    async fn remove_superseded(&self, backup: Uuid) -> Result<(), BackupError> {
+    async fn remove_superseded(&self, volume: Uuid, backup: Uuid) -> Result<(), BackupError> {
         let catalog = self.catalog();
-        let all = catalog.sets(None).await?;
+        let all = catalog.sets(Some(volume)).await?;
         let newest = catalog::find(&all, backup).context(NoSuchBackupSnafu { backup })?;
         catalog::check_listing(newest, &catalog.manifest(newest).await?)?;
         let old = |set: &&BackupSet| set.prefix.backup() == backup && set.prefix < newest.prefix;

@@ -118,6 +118,11 @@ impl<S: Sink> Flow<S> {
         }
     }
 
+    /// Who may ask it to stop.
+    pub fn cancel(&self) -> Cancel {
+        self.cancel.clone()
+    }
+
     /// Sends one on its way, as soon as there is room.
     pub async fn push(&mut self, job: Job) -> Result<(), BackupError> {
         let wanted = self.shared.sink.wants(&job).to_vec();

@@ -148,11 +148,11 @@ impl Engine {
         let to = options.to.clone();
         blocking(move || guard::check(&to, allowed).map(drop)).await?;
         let catalog = self.catalog();
-        let chain = catalog.manifests_of(options.volume, options.backup).await?;
+        let chain = cancel.or(catalog.manifests_of(options.volume, options.backup)).await?;
         let ids = chain.links.iter().map(|(set, _)| set.prefix.backup()).collect();
         let prefix = chain.newest().prefix.clone();
-        let reader = HashReader::open(&catalog, &prefix).await?;
-        let mut hashes = HashWindow::new(reader, prefix.hashes()).await?;
+        let reader = cancel.or(HashReader::open(&catalog, &prefix)).await?;
+        let mut hashes = cancel.or(HashWindow::new(reader, prefix.hashes())).await?;
         let block = hashes.block();
         let (range, damaged) = (options.range.clone(), options.damaged);
         let plan = blocking(move || make_plan(chain, block, range, damaged)).await?;
@@ -254,7 +254,7 @@ async fn feed(
     let zeros = Zeros { block, whole, end: blocking(move || Ok(zero_digest(end))).await? };
     let mut unfetched = 0;
     for Fetch { extent, stored, parts } in plan.fetches {
-        let digests = hashes.digests(&parts).await?;
+        let digests = flow.cancel().or(hashes.digests(&parts)).await?;
         if zeros.are_all(&parts, &digests) {
             unfetched += 1;
             let writing = Arc::clone(writing);

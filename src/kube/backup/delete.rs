@@ -74,9 +74,12 @@ async fn remove(context: &Context, writer: &StatusWriter, id: Uuid) -> Result<()
     let repository = &writer.object.spec.repository;
     let engine =
         repository::open(&context.client, &context.settings.namespace, repository, None).await?.engine;
+    let volume = writer.status.volume_id;
     let removed = match writer.object.spec.dependents {
-        Dependents::Wait => engine.delete(id).await,
-        Dependents::Rebase => engine.delete_rebasing(id, &Progress::default(), &Cancel::never()).await,
+        Dependents::Wait => engine.delete_of(volume, id).await,
+        Dependents::Rebase => {
+            engine.delete_rebasing_of(volume, id, &Progress::default(), &Cancel::never()).await
+        }
     };
     match removed {
         Ok(report) => {

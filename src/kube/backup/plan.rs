@@ -72,7 +72,7 @@ pub(super) async fn plan(
     let id = names::backup_id(&format!("{uid} {parent:?} {compression} {chunk_size} {hash_block}"));
     // Begun with other settings: nobody goes on with it.
     if let Some(old) = begun.filter(|old| *old != id) {
-        match opened.engine.delete(old).await {
+        match opened.engine.delete_of(Some(volume), old).await {
             Ok(_) | Err(BackupError::NoSuchBackup { .. }) => {}
             Err(error) => return Err(error.into()),
         }

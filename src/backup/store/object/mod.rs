@@ -12,7 +12,7 @@ pub use upload::Upload;
 
 use super::options::{self, S3Options};
 use super::{
-    BackendSnafu, Exclusive, ExistsSnafu, MissingSnafu, NoRepositorySnafu, ObjectInfo, ObjectWriter, Store,
+    BackendSnafu, Exclusive, ExistsSnafu, MissingSnafu, NoRepositorySnafu, ObjectInfo, ObjectWriter, PROBE, Store,
     StoreError, TooLargeSnafu, Unfinished, check_key,
 };
 use bytes::{Bytes, BytesMut};
@@ -112,14 +112,20 @@ impl ObjectBacked {
         let probe = || async {
             let found = probe::exclusive(self.inner.as_ref(), &self.prefix).await;
             let found = found.map_err(|e| self.error("trying to write into", &self.label, e))?;
-            if found == Exclusive::Ignored {
-                tracing::warn!(
+            match found {
+                Some(Exclusive::Honoured) => {}
+                Some(Exclusive::Ignored) => tracing::warn!(
                     repository = self.label,
                     "the store replaces objects although told to make new ones (If-None-Match): \
-                     each is looked for before it is written"
-                );
+                     what another may have made is looked for before it is written"
+                ),
+                None => tracing::warn!(
+                    repository = self.label,
+                    "the store cannot be tried out, for the credentials do not give the right to write {PROBE}*: \
+                     what another may have made is looked for before it is written"
+                ),
             }
-            Ok(found)
+            Ok(found.unwrap_or(Exclusive::Ignored))
         };
         self.exclusive.get_or_try_init(probe).await.copied()
     }

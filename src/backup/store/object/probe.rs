@@ -9,10 +9,14 @@ use uuid::Uuid;
 /// Tries at the same time: a store that only looks before it writes lets several through.
 const RACERS: usize = 4;
 
-/// Writes one object from several sides, and once more; at most one may come through.
-pub(super) async fn exclusive(store: &dyn ObjectStore, prefix: &str) -> Result<Exclusive, Error> {
+/// Writes one object from several sides, and once more; at most one may come through. Nothing where such an object
+/// must not be written: there may be a right to write backups nevertheless.
+pub(super) async fn exclusive(store: &dyn ObjectStore, prefix: &str) -> Result<Option<Exclusive>, Error> {
     let path = Path::from(format!("{prefix}{PROBE}{}", Uuid::new_v4()));
-    let found = race(store, &path).await;
+    let found = match race(store, &path).await {
+        Err(Error::PermissionDenied { .. }) => return Ok(None),
+        found => found.map(Some),
+    };
     // Else it stays, a few bytes that no listing takes for a backup: no reason not to go on.
     if let Err(error) = store.delete(&path).await
         && found.is_ok()
@@ -58,7 +62,7 @@ mod tests {
     #[tokio::test]
     async fn a_store_that_is_exact_is_found_so_and_left_empty() {
         let store = InMemory::new();
-        assert_eq!(exclusive(&store, "a/").await.unwrap(), Exclusive::Honoured);
+        assert_eq!(exclusive(&store, "a/").await.unwrap(), Some(Exclusive::Honoured));
         assert!(store.list(None).try_collect::<Vec<_>>().await.unwrap().is_empty());
     }
 }
