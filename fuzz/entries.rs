@@ -9,12 +9,15 @@ use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::{Arc, LazyLock};
+use strata::backup::catalog::Catalog;
 use strata::backup::format::{Compression, HashList, Manifest, Prefix, ZoneName};
-use strata::backup::store::RepositoryUrl;
+use strata::backup::store::{ObjectBacked, RepositoryUrl, Store};
 use strata::gluster::{ShareKey, Source};
 use strata::image::header;
 use strata::volume::delta_file::{Delta, block_count};
 use strata::volume::{NodeId, SnapshotHandle, SnapshotId, VolumeHandle, VolumeId, info_table, record};
+use tokio::runtime::{Builder, Runtime};
 use uuid::Uuid;
 
 /// Takes any bytes.
@@ -25,6 +28,7 @@ pub const TARGETS: &[(&str, Entry)] = &[
     ("codec", codec),
     ("delta", delta),
     ("handles", handles),
+    ("hash_reader", hash_reader),
     ("hashes", hashes),
     ("manifest", manifest),
     ("names", names),
@@ -63,6 +67,22 @@ fn hashes(data: &[u8]) {
     assert!(read.block > 0);
     let encoded = read.encode(&prefix(), None, None, "now").expect("what was read can be written");
     assert_eq!(HashList::parse(&prefix(), &encoded).expect("what was written can be read"), read);
+}
+
+/// `_sha256file` as backups and restores read it, in parts: what both ways accept is the same.
+fn hash_reader(data: &[u8]) {
+    static RUNTIME: LazyLock<Runtime> =
+        LazyLock::new(|| Builder::new_current_thread().build().expect("a runtime starts"));
+    let store: Arc<dyn Store> = Arc::new(ObjectBacked::memory());
+    let read = RUNTIME.block_on(async {
+        store.put(&prefix().hashes(), data.to_vec().into()).await.expect("memory takes bytes");
+        Catalog::new(store).hashes(&prefix()).await
+    });
+    let Ok(read) = read else { return };
+    assert!(read.block > 0);
+    if let Ok(whole) = HashList::parse(&prefix(), data) {
+        assert_eq!(whole, read);
+    }
 }
 
 /// Object names: an owner's prefix and the rest make up the name; a chunk never leaves its prefix.

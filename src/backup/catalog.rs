@@ -5,6 +5,7 @@ use super::error::{
     SurplusObjectSnafu,
 };
 use super::format::{HashList, Manifest, Prefix};
+use super::hash_reader::HashReader;
 use super::store::{ObjectInfo, Store, StoreError};
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
@@ -19,8 +20,8 @@ use uuid::Uuid;
 const MANIFEST_HEAD: u64 = 4 << 20;
 /// A chunk in a manifest: its name (900 bytes at most, each of them escaped in the worst case) and four numbers.
 const MANIFEST_ENTRY: u64 = 6 << 10;
-/// The hashes of 120 TiB in blocks of 32 KiB are no more than this.
-const MAX_HASHES: u64 = 256 << 30;
+/// Hashes read at a time.
+const HASHES: u64 = 1 << 15;
 
 /// One backup's objects, as listed.
 #[derive(Clone, Debug)]
@@ -160,11 +161,20 @@ impl Catalog {
         super::blocking(move || Ok(Manifest::parse(&prefix, &bytes)?)).await
     }
 
-    /// Reads a set's hashes.
+    /// Reads a set's hashes, all at once: what goes through a volume takes them bit by bit.
     pub async fn hashes(&self, prefix: &Prefix) -> Result<HashList, BackupError> {
-        let bytes = self.store.get(&prefix.hashes(), MAX_HASHES).await?;
-        let prefix = prefix.clone();
-        super::blocking(move || Ok(HashList::parse(&prefix, &bytes)?)).await
+        let mut reader = HashReader::open(self, prefix).await?;
+        let (block, mut digests) = (reader.block(), Vec::new());
+        loop {
+            let at = digests.len() as u64;
+            let next = reader.take(at..at + HASHES).await?;
+            if next.is_empty() {
+                break;
+            }
+            digests.extend(next);
+        }
+        reader.finish().await?;
+        Ok(HashList { block, digests })
     }
 
     /// The chain of a backup, each manifest read and compared with the listing.

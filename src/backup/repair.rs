@@ -5,7 +5,7 @@ use super::catalog::Catalog;
 use super::engine::Engine;
 use super::error::{BackupError, BadRequestSnafu};
 use super::format::{Extent, MAX_CHUNK_SIZE, MIN_HASH_BLOCK, Manifest, Prefix, is_hash_block};
-use super::repair_chunk::{Source, rebuild};
+use super::repair_chunk::{Kept, Source, rebuild};
 use super::repair_hashes::rebuild_hashes;
 use super::verify::{Damage, VerifyOptions, Which, by_volume, read_family};
 use super::verify_set::Family;
@@ -87,7 +87,8 @@ impl Engine {
         let verify = VerifyOptions { which, data: 1.0, seed: 0, limits: options.limits };
         let found = self.verify(&verify, progress, cancel).await?;
         let catalog = self.catalog();
-        let mut repair = Repair { engine: self, options, catalog, repaired: Vec::new(), left: Vec::new() };
+        let (repaired, left) = (Vec::new(), Vec::new());
+        let mut repair = Repair { engine: self, options, catalog, repaired, left, hashes: None };
         let (hashes, others): (Vec<Damage>, Vec<Damage>) =
             found.damage.into_iter().partition(|damage| damage.object.ends_with("_sha256file"));
         if !(hashes.is_empty() && others.is_empty()) {
@@ -111,6 +112,7 @@ struct Repair<'a> {
     catalog: Catalog,
     repaired: Vec<Repaired>,
     left: Vec<Damage>,
+    hashes: Kept,
 }
 
 impl Repair<'_> {
@@ -129,7 +131,7 @@ impl Repair<'_> {
             return Ok(());
         };
         let source = Source { engine: self.engine, family, image: self.options.source.as_ref() };
-        match rebuild(&source, manifest, extent).await? {
+        match rebuild(&source, &mut self.hashes, manifest, extent).await? {
             Ok((body, from)) => {
                 self.put(&damage, body, from).await?;
             }

@@ -2,7 +2,7 @@
 
 use super::engine::Engine;
 use super::error::BackupError;
-use super::format::{Digest, Extent, Manifest, digest_of, md5_hex, zero_digest};
+use super::format::{Digest, Extent, Manifest, Prefix, digest_of, md5_hex, zero_digest};
 use super::hash_reader::HashReader;
 use super::repair::{backup_word, nearest, touching};
 use super::restore::check::push_range;
@@ -34,13 +34,17 @@ struct Puzzle {
     from: Vec<String>,
 }
 
+/// A hash file that is read from front to back, as one damaged chunk follows another.
+pub(super) type Kept = Option<(Prefix, HashReader)>;
+
 /// Makes a chunk anew.
 pub(super) async fn rebuild(
     source: &Source<'_>,
+    kept: &mut Kept,
     manifest: &Manifest,
     extent: &Extent,
 ) -> Result<Rebuilt, BackupError> {
-    let digests = match wanted(source.engine, manifest, extent).await {
+    let digests = match wanted(source.engine, kept, manifest, extent).await {
         Ok(digests) => digests,
         Err(e) if e.is_about_the_set() => return whole_from_image(source, extent).await,
         Err(e) => return Err(e),
@@ -78,10 +82,15 @@ pub(super) async fn rebuild(
 /// The hashes of a chunk's blocks.
 async fn wanted(
     engine: &Engine,
+    kept: &mut Kept,
     manifest: &Manifest,
     extent: &Extent,
 ) -> Result<(u64, Vec<Digest>), BackupError> {
-    let mut reader = HashReader::open(&engine.catalog(), &manifest.prefix).await?;
+    let lies_ahead = |reader: &HashReader| reader.at() <= extent.offset / reader.block();
+    let mut reader = match kept.take() {
+        Some((prefix, reader)) if prefix == manifest.prefix && lies_ahead(&reader) => reader,
+        _ => HashReader::open(&engine.catalog(), &manifest.prefix).await?,
+    };
     let block = reader.block();
     let blocks = extent.offset / block..extent.end().div_ceil(block);
     let count = blocks.end - blocks.start;
@@ -90,6 +99,7 @@ async fn wanted(
         let (key, reason) = (manifest.prefix.hashes(), "its blocks do not fit the chunks".to_owned());
         return Err(BackupError::Damaged { key, reason });
     }
+    *kept = Some((manifest.prefix.clone(), reader));
     Ok((block, digests))
 }
 

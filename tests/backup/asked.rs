@@ -3,9 +3,11 @@
 use crate::util::{Repository, create, noise, small};
 use bytes::Bytes as Body;
 use futures::future::BoxFuture;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
+use strata::backup::format::Compression;
 use strata::backup::store::{ObjectInfo, Store, StoreError};
-use strata::backup::{Engine, ParentChoice};
+use strata::backup::{Cancel, CreateOptions, Engine, Limits, ParentChoice, Progress, RepairOptions};
 use uuid::Uuid;
 
 /// A store that writes down what it is asked for.
@@ -14,17 +16,23 @@ struct Asked {
     store: Arc<dyn Store>,
     listed: Mutex<Vec<String>>,
     got: Mutex<Vec<String>>,
+    read: Mutex<Vec<String>>,
 }
 
 impl Asked {
     fn over(repository: &Repository) -> Arc<Asked> {
         let store = Arc::clone(&repository.store);
-        Arc::new(Asked { store, listed: Mutex::default(), got: Mutex::default() })
+        Arc::new(Asked { store, listed: Mutex::default(), got: Mutex::default(), read: Mutex::default() })
     }
 }
 
 impl Store for Asked {
-    forward!(store: ensure put get_range begin delete);
+    forward!(store: ensure put begin delete);
+
+    fn get_range<'a>(&'a self, key: &'a str, range: Range<u64>) -> BoxFuture<'a, Result<Body, StoreError>> {
+        self.read.lock().unwrap().push(key.to_owned());
+        self.store.get_range(key, range)
+    }
 
     fn get<'a>(&'a self, key: &'a str, limit: u64) -> BoxFuture<'a, Result<Body, StoreError>> {
         self.got.lock().unwrap().push(key.to_owned());
@@ -77,6 +85,34 @@ async fn an_incremental_asks_for_its_volume_alone() {
     engine.delete_of(Some(volume), made.backup_id).await.unwrap();
     let listed = asked.listed.lock().unwrap();
     assert!(!listed.is_empty() && listed.iter().all(|prefix| prefix.starts_with(&of_volume)), "{listed:?}");
+}
+
+/// A repair goes through a hash file once, however many chunks are damaged.
+#[tokio::test]
+async fn a_repair_reads_a_hash_file_once() {
+    let repository = Repository::new();
+    let (volume, data) = (Uuid::new_v4(), noise(1, 100_000));
+    let options = CreateOptions { compression: Compression::None, ..small(volume, ParentChoice::None) };
+    let made = create(&repository.engine, &data, &options).await.unwrap();
+    create(&repository.engine, &data, &options).await.unwrap();
+    let mut reads = Vec::new();
+    for damaged in [1, 5] {
+        for chunk in 1..=damaged {
+            let key = format!("{}-{chunk:05}", made.prefix);
+            let mut body = repository.store.get(&key, 1 << 20).await.unwrap().to_vec();
+            body[100] ^= 1;
+            repository.store.put(&key, body.into()).await.unwrap();
+        }
+        let asked = Asked::over(&repository);
+        let backup = made.backup_id;
+        let options = RepairOptions { backup, source: None, hash_block: None, limits: Limits::default() };
+        let engine = Engine::new(Arc::clone(&asked) as _);
+        let report = engine.repair(&options, &Progress::default(), &Cancel::never()).await.unwrap();
+        assert!(report.good && report.repaired.len() == damaged, "{report:?}");
+        let hashes = format!("{}_sha256file", made.prefix);
+        reads.push(asked.read.lock().unwrap().iter().filter(|key| **key == hashes).count());
+    }
+    assert_eq!(reads[0], reads[1]);
 }
 
 /// Gives a set the name and the time that it would have had then.

@@ -4,7 +4,6 @@ use crate::support::domain::Domain;
 use crate::world::*;
 use rstest::rstest;
 use std::fs;
-use strata::image::ChainReader;
 use strata::volume::*;
 
 /// The everyday round: snapshot, backup, the old snapshot goes. The next backup still knows what changed since the
@@ -105,53 +104,6 @@ fn a_clone_knows_what_it_changed_since_its_source() {
     // That way led through the source's folder.
     assert!(unknown(since(&domain, &of_clone, first_state)).contains("not kept"));
     assert_eq!(only(since(&domain, &of_clone, clone_state)), []);
-}
-
-/// X2: what is read follows what changed, not the size of the volume.
-#[test]
-fn one_changed_cluster_costs_the_same_on_a_small_volume_and_on_a_large_one() {
-    let domain = Domain::new();
-    let cost = |name: &str, size: u64| {
-        let request = CreateVolume {
-            name: name.into(),
-            required: Some(size),
-            limit: None,
-            kind: VolumeKind::Qcow2,
-            source: None,
-            parameters: Default::default(),
-        };
-        let volume = domain.volumes.create(&request).unwrap().handle.volume;
-        write(&domain, volume, 0, 64 * CLUSTER, 1);
-        write(&domain, volume, size - 64 * CLUSTER, 64 * CLUSTER, 1);
-        let (first, state) = snapshot(&domain, volume, &format!("{name}-1"));
-        write(&domain, volume, size - 3 * CLUSTER, CLUSTER, 2);
-        let (second, _) = snapshot(&domain, volume, &format!("{name}-2"));
-        delete(&domain, &first);
-        let pinned = pin(&domain, &second);
-        let reader = ChainReader::open(&pinned.chain).unwrap();
-        let before = bytes_read();
-        let changed = only(pinned.changed_since(state, reader.size()));
-        let mut buffer = Vec::new();
-        for range in &changed {
-            buffer.resize((range.end - range.start) as usize, 0);
-            reader.read_at(&mut buffer, range.start).unwrap();
-        }
-        let read = bytes_read() - before;
-        let last = size / CLUSTER;
-        assert_eq!(changed, [clusters(last - 3..last - 2)]);
-        read
-    };
-    let (small, large) = (cost("pvc-small", 4 * GIB), cost("pvc-large", 400 * GIB));
-    assert!(
-        small < 4 * CLUSTER && large < 4 * CLUSTER,
-        "{small} and {large} bytes were read for one cluster"
-    );
-}
-
-/// By this thread, from files.
-fn bytes_read() -> u64 {
-    let text = fs::read_to_string("/proc/thread-self/io").unwrap();
-    text.lines().find_map(|line| line.strip_prefix("rchar: ")).unwrap().parse().unwrap()
 }
 
 /// A delta that cannot be used is said to be that, and everything is read; a repair makes room for a new one.

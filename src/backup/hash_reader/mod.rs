@@ -53,6 +53,11 @@ impl HashReader {
         self.block
     }
 
+    /// The first block that can still be asked for.
+    pub fn at(&self) -> u64 {
+        self.at
+    }
+
     /// The digests of these blocks, fewer where the file ends before. Blocks are asked for in ascending order:
     /// `blocks.start` is never below an earlier call's end.
     pub async fn take(&mut self, blocks: Range<u64>) -> Result<Vec<Digest>, BackupError> {

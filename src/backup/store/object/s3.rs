@@ -19,8 +19,8 @@ use std::time::Duration;
 
 /// Enough for any clock that S3 itself would accept.
 const SIGNATURE_LIFETIME: Duration = Duration::from_secs(300);
-/// Before a page of a listing is asked for again.
-const PAUSES: [Duration; 5] = [200, 400, 800, 1600, 3200].map(Duration::from_millis);
+/// Milliseconds before a page of a listing is asked for again.
+const PAUSES: [u64; 5] = [200, 400, 800, 1600, 3200];
 /// Pages of a listing: a server that never ends one is not followed for ever.
 const MAX_PAGES: usize = 10_000;
 
@@ -142,7 +142,7 @@ impl Bucket {
         loop {
             match self.page_once(&query).await {
                 Err(Refusal { passes: true, cause }) => match pauses.next() {
-                    Some(pause) => tokio::time::sleep(*pause).await,
+                    Some(pause) => tokio::time::sleep(Duration::from_millis(*pause)).await,
                     None => return Err(cause),
                 },
                 done => return done.map_err(|refusal| refusal.cause),
