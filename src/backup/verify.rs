@@ -252,10 +252,7 @@ pub(super) async fn by_volume(
 }
 
 /// Reads the manifests of a volume's sets; not of those that a rebase has replaced.
-pub(super) async fn read_family(
-    catalog: &Catalog,
-    mut sets: Vec<BackupSet>,
-) -> Result<Family, BackupError> {
+pub(super) async fn read_family(catalog: &Catalog, mut sets: Vec<BackupSet>) -> Result<Family, BackupError> {
     let current: HashSet<Prefix> = current(&sets).into_iter().map(|set| set.prefix.clone()).collect();
     sets.retain(|set| current.contains(&set.prefix));
     let read = stream::iter(sets.into_iter().map(|set| async move {

@@ -101,6 +101,7 @@ async fn staged_files_and_manifests_that_cannot_be_read() {
     let engine = Engine::new(Arc::clone(&store) as _);
     let made = create(&engine, &noise(1, 50_000), &small(Uuid::new_v4(), ParentChoice::None)).await.unwrap();
     let staged = folder.path().join(".strata-staging/left");
+    std::fs::create_dir_all(staged.parent().unwrap()).unwrap();
     std::fs::write(&staged, b"half of it").unwrap();
     std::fs::write(folder.path().join(format!("{}_metadata", made.prefix)), b"{").unwrap();
     std::fs::write(folder.path().join(format!("{}-00099", made.prefix)), b"surplus").unwrap();

@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use strata::backup::store::{ObjectBacked, Store, StoreError};
 use strata::backup::{
-    Cancel, Canceller, CreateOptions, DataPoint, Engine, ErrorKind, ParentChoice, Progress, RestoreOptions, Resume,
-    SnapshotSource,
+    Cancel, Canceller, CreateOptions, DataPoint, Engine, ErrorKind, ParentChoice, Progress, RestoreOptions,
+    Resume, SnapshotSource,
 };
 use strata::image::ReadError;
 use uuid::Uuid;
@@ -119,9 +119,8 @@ async fn a_fault_in_the_middle_that_stays_leaves_no_backup(
     let (data, volume) = (data(), Uuid::new_v4());
     let options = CreateOptions { resume, ..small(volume, ParentChoice::None) };
     let source: Arc<dyn SnapshotSource> = Arc::new(Snapshot(Memory(data.clone()), point()));
-    let make = async || {
-        engine.create(Arc::clone(&source), &options, &Progress::default(), &Cancel::never()).await
-    };
+    let make =
+        async || engine.create(Arc::clone(&source), &options, &Progress::default(), &Cancel::never()).await;
     let told = make().await.unwrap_err().to_string();
     assert!(told.contains(cause) && told.contains(&format!("volume_{volume}/")), "{told}");
     let left = store(&server.endpoint).list("").await.unwrap();

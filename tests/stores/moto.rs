@@ -100,7 +100,10 @@ async fn beside_names_that_are_no_paths(moto: &Moto, options: &S3Options) {
     let report = engine.gc(GcOptions { before: Timestamp::MAX, dry_run: false }, &Cancel::never()).await;
     let (report, mut expected) = (report.unwrap(), foreign.to_vec());
     expected.sort_unstable();
-    assert_eq!((report.removed.len(), report.foreign), (0, expected.into_iter().map(str::to_owned).collect()));
+    assert_eq!(
+        (report.removed.len(), report.foreign),
+        (0, expected.into_iter().map(str::to_owned).collect())
+    );
     assert!(restored(&engine, made.backup_id).await == data);
     engine.delete(made.backup_id).await.unwrap();
     assert_eq!(store.list("").await.unwrap().len(), foreign.len());

@@ -276,7 +276,9 @@ impl Attempt<'_> {
     async fn clean_up(&self, error: BackupError, upload: &mut Upload) -> BackupError {
         let again = matches!(
             error,
-            BackupError::UnusableParent { .. } | BackupError::WrongDelta { .. } | BackupError::NoParent { .. }
+            BackupError::UnusableParent { .. }
+                | BackupError::WrongDelta { .. }
+                | BackupError::NoParent { .. }
         );
         let keep = !matches!(error, BackupError::SourceLost) && !again;
         let (backup, prefix) = (upload.prefix().backup(), upload.prefix().to_string());

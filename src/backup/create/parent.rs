@@ -51,7 +51,11 @@ pub(super) async fn find(
         false => Err(e),
     };
     let chain = match catalog::find(&sets, id) {
-        Some(_) => catalog.chain_in(&sets, id, manifest).await,
+        Some(_) => match catalog.chain_in(&sets, id, manifest).await {
+            // It may be there, as another volume's: the error tells.
+            Err(BackupError::NoParent { .. }) => catalog.chain(id).await,
+            chain => chain,
+        },
         // Of another volume, or of none.
         None => catalog.chain(id).await,
     };

@@ -237,7 +237,8 @@ impl Upload {
         if !self.is_hurried {
             return work.await;
         }
-        let late = |_| Box::<dyn Error + Send + Sync>::from(format!("no answer for {} s", PATIENCE.as_secs()));
+        let late =
+            |_| Box::<dyn Error + Send + Sync>::from(format!("no answer for {} s", PATIENCE.as_secs()));
         let done = tokio::time::timeout(PATIENCE, work).await;
         done.map_err(late).context(BackendSnafu { operation, key })?
     }

@@ -79,7 +79,8 @@ impl Manifest {
     pub fn parse(prefix: &Prefix, bytes: &[u8]) -> Result<Self, FormatError> {
         let key = prefix.manifest();
         check_version(&key, bytes)?;
-        let stored: Stored<Vec<StoredExtent>> = serde_json::from_slice(bytes).context(SyntaxSnafu { key: &key })?;
+        let stored: Stored<Vec<StoredExtent>> =
+            serde_json::from_slice(bytes).context(SyntaxSnafu { key: &key })?;
         let invalid = |reason: String| InvalidSnafu { key: &key, reason };
         for (field, found, expected) in [
             ("backup_id", &stored.backup_id, prefix.backup()),

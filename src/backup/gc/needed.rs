@@ -32,8 +32,8 @@ impl Needed {
     pub fn keeps(&self, set: &BackupSet) -> bool {
         let volume = set.prefix.volume();
         let parents = self.parents.get(&volume);
-        let is_unclear = self.unclear.contains(&volume)
-            || parents.is_some_and(|parents| !parents.is_subset(&self.read));
+        let is_unclear =
+            self.unclear.contains(&volume) || parents.is_some_and(|parents| !parents.is_subset(&self.read));
         is_unclear && !self.read.contains(&set.prefix.backup())
     }
 }

@@ -55,7 +55,8 @@ pub(super) fn text(report: &GcReport) -> String {
     };
     let removed = report.removed.iter().map(|item| row(action, item));
     let young = report.young.iter().map(|item| row("too young", item));
-    let rows: Vec<_> = removed.chain(young).chain(report.needed.iter().map(|item| row("needed", item))).collect();
+    let rows: Vec<_> =
+        removed.chain(young).chain(report.needed.iter().map(|item| row("needed", item))).collect();
     let mut text = match rows.is_empty() {
         true => String::new(),
         false => table(&["ACTION", "KIND", "OBJECTS", "SIZE", "NEWEST", "NAME"], &rows) + "\n",

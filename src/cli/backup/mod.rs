@@ -252,7 +252,9 @@ pub(in crate::cli) fn cancel_on_signals() -> Result<Cancel, Failure> {
                 std::process::exit(code.into());
             }
             exit::stopped_by(code);
-            eprintln!("stopping; what was begun is removed (with --resume it is kept); once more ends at once");
+            eprintln!(
+                "stopping; what was begun is removed (with --resume it is kept); once more ends at once"
+            );
             canceller.cancel();
         }
     });

@@ -54,9 +54,7 @@ impl ObjectBacked {
                 None => return Ok(found),
                 Some(next) if page_token.as_ref() == Some(&next) => {
                     let reason = "the server gives the same page again and again";
-                    return Err(
-                        BackendSnafu { operation: "listing", key: prefix }.into_error(reason.into())
-                    );
+                    return Err(BackendSnafu { operation: "listing", key: prefix }.into_error(reason.into()));
                 }
                 Some(next) => page_token = Some(next),
             }

@@ -12,8 +12,8 @@ pub use upload::Upload;
 
 use super::options::{self, S3Options};
 use super::{
-    BackendSnafu, Exclusive, ExistsSnafu, MissingSnafu, NoRepositorySnafu, ObjectInfo, ObjectWriter, PROBE, Store,
-    StoreError, TooLargeSnafu, Unfinished, check_key,
+    BackendSnafu, Exclusive, ExistsSnafu, MissingSnafu, NoRepositorySnafu, ObjectInfo, ObjectWriter, PROBE,
+    Store, StoreError, TooLargeSnafu, Unfinished, check_key,
 };
 use bytes::{Bytes, BytesMut};
 use cause::Cause;

@@ -111,8 +111,7 @@ impl Bucket {
 
     /// Objects whose names begin so; the names are any text.
     pub async fn list_as_text(&self, prefix: &str) -> Result<Vec<ObjectInfo>, StoreError> {
-        let failed =
-            |source: Boxed| BackendSnafu { operation: "listing", key: prefix }.into_error(source);
+        let failed = |source: Boxed| BackendSnafu { operation: "listing", key: prefix }.into_error(source);
         let (mut found, mut after) = (Vec::new(), None::<String>);
         loop {
             let mut query = vec![
