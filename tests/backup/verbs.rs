@@ -167,7 +167,9 @@ fn exit_codes_of_damage_and_signals() {
         assert!(kill.success());
         let said: Vec<String> = lines.map(Result::unwrap).collect();
         assert_eq!(child.wait().unwrap().code(), Some(code), "{said:?}");
-        assert_eq!(std::fs::read_dir(repository).unwrap().count(), 1, "the staging folder only: {said:?}");
+        // It may not have come to making the folder.
+        let left = std::fs::read_dir(repository).map_or(0, Iterator::count);
+        assert_eq!(left, 0, "{said:?}");
     }
 }
 
