@@ -13,10 +13,12 @@ COPY crates crates
 RUN cargo build --release --locked --bin strata
 
 FROM debian:trixie-slim
+# /etc/selinux/config: without that file mount(8) takes SELinux for disabled, whatever the kernel says. It is not read.
 RUN apt-get update \
     && apt-get install -y --no-install-recommends \
         ca-certificates e2fsprogs glusterfs-client mount qemu-utils util-linux xfsprogs \
-    && rm -rf /var/lib/apt/lists/*
+    && rm -rf /var/lib/apt/lists/* \
+    && mkdir -p /etc/selinux && touch /etc/selinux/config
 COPY --from=build /src/target/release/strata /usr/local/bin/strata
 # Mounts, loop devices and FUSE need root in the node's containers.
 ENTRYPOINT ["/usr/local/bin/strata"]

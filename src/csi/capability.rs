@@ -1,6 +1,6 @@
 //! How a volume may be used.
 
-use crate::host::mount::FsType;
+use crate::host::mount::{FsType, check_options};
 use crate::rpc::csi::VolumeCapability;
 use crate::rpc::csi::volume_capability::AccessType;
 use crate::rpc::csi::volume_capability::access_mode::Mode;
@@ -54,6 +54,7 @@ fn access(capability: &VolumeCapability) -> Result<Access, String> {
                 "" => DEFAULT_FS,
                 name => name.parse().map_err(|error| format!("{error}"))?,
             };
+            check_options(&mount.mount_flags).map_err(|error| error.to_string())?;
             Ok(Access::Mount { fs, flags: mount.mount_flags.clone() })
         }
     }
@@ -157,6 +158,23 @@ mod tests {
         let status = one(Some(&capability(mode, mount("")))).unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument);
         assert!(status.message().contains(reason), "{}", status.message());
+    }
+
+    /// K3: what the kubelet adds for a pod with a label is taken; what would be a second option is not.
+    #[rstest]
+    #[case(r#"context="system_u:object_r:container_file_t:s0:c1,c2""#, true)]
+    #[case("noatime,exec", false)]
+    #[case("", false)]
+    fn mount_flags_are_one_option_each(#[case] flag: &str, #[case] offered: bool) {
+        let mount = MountVolume { mount_flags: vec![flag.to_owned()], ..Default::default() };
+        let usage = one(Some(&capability(Mode::SingleNodeSingleWriter, AccessType::Mount(mount))));
+        match usage {
+            Ok(usage) => assert_eq!(
+                (offered, usage.access),
+                (true, Access::Mount { fs: FsType::Ext4, flags: vec![flag.to_owned()] })
+            ),
+            Err(status) => assert_eq!((offered, status.code()), (false, Code::InvalidArgument)),
+        }
     }
 
     #[test]

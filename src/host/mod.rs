@@ -8,6 +8,7 @@ pub mod fake;
 pub mod freeze;
 pub mod fsio;
 pub mod growfs;
+mod labels;
 pub mod loopdev;
 pub mod mkfs;
 pub mod mount;

@@ -2,6 +2,7 @@
 
 use super::device::DevNumber;
 use super::exec::{self, ExecError};
+use super::labels;
 use snafu::{ResultExt, Snafu, ensure};
 use std::ffi::OsString;
 use std::fmt;
@@ -89,8 +90,22 @@ impl MountInfo {
 #[derive(Debug, Snafu)]
 pub enum MountError {
     /// A mount option that could be taken for something else.
-    #[snafu(display("mount option {option:?} is refused: one word of printable characters without a comma"))]
+    #[snafu(display(
+        "mount option {option:?} is refused: one word of printable characters without a comma (but for an SELinux label \
+         in double quotes: context=\"…:s0:c1,c2\")"
+    ))]
     Option {
+        /// As given.
+        option: String,
+    },
+    /// mount(8) left an SELinux label out.
+    #[snafu(display(
+        "{} was mounted without {option}: mount(8) takes SELinux for disabled; this process has to see a selinuxfs and \
+         /etc/selinux/config, which the chart's seLinuxMount brings", target.display()
+    ))]
+    LabelLost {
+        /// Where; it was unmounted again.
+        target: PathBuf,
         /// As given.
         option: String,
     },
@@ -185,11 +200,18 @@ pub fn table() -> Result<Vec<MountInfo>, MountError> {
     Ok(infos.into_iter().map(convert).collect())
 }
 
-fn joined(fs: FsType, flags: &[String]) -> Result<String, MountError> {
+/// Refuses a mount option that could be taken for something else, or for several.
+pub fn check_options(flags: &[String]) -> Result<(), MountError> {
     for option in flags {
         let fine = |c: char| c.is_ascii_graphic() && c != ',';
-        ensure!(!option.is_empty() && option.chars().all(fine), OptionSnafu { option });
+        let one_word = !option.is_empty() && option.chars().all(fine);
+        ensure!(one_word || labels::carries_label(option), OptionSnafu { option });
     }
+    Ok(())
+}
+
+fn joined(fs: FsType, flags: &[String]) -> Result<String, MountError> {
+    check_options(flags)?;
     let mut options: Vec<&str> = flags.iter().map(String::as_str).collect();
     // A clone carries its source's UUID, and both may be mounted on one node.
     if fs == FsType::Xfs && !options.contains(&"nouuid") {
@@ -207,6 +229,20 @@ fn is_dead(target: &Path) -> bool {
     )
 }
 
+impl LinuxMounter {
+    /// A pod must not see files of another label than kubelet believes them to have.
+    fn keeps_labels(&self, target: &Path, flags: &[String]) -> Result<(), MountError> {
+        let asked = flags.iter().any(|flag| labels::carries_label(flag));
+        if !asked || !labels::kernel_labels() {
+            return Ok(());
+        }
+        let mounted = self.find(target)?.map(|mount| mount.options).unwrap_or_default();
+        let Some(option) = labels::lost(flags, &mounted) else { return Ok(()) };
+        self.unmount(target)?;
+        LabelLostSnafu { target, option }.fail()
+    }
+}
+
 impl Mounter for LinuxMounter {
     fn mount(&self, device: &Path, target: &Path, fs: FsType, flags: &[String]) -> Result<(), MountError> {
         let options = joined(fs, flags)?;
@@ -217,7 +253,7 @@ impl Mounter for LinuxMounter {
         }
         command.arg("--").args([device, target]);
         exec::run_ok(command, LIMIT).context(MountSnafu { from: device, target })?;
-        Ok(())
+        self.keeps_labels(target, flags)
     }
 
     fn bind(&self, source: &Path, target: &Path, readonly: bool) -> Result<(), MountError> {
@@ -277,9 +313,17 @@ mod tests {
         assert_eq!(joined(FsType::Ext4, &[]).unwrap(), "");
     }
 
+    /// K3: as the kubelet writes it, in one word of mount(8)'s list.
+    #[test]
+    fn a_label_keeps_its_comma_and_its_quotes() {
+        let label = r#"context="system_u:object_r:container_file_t:s0:c15,c25""#;
+        let flags = ["noatime".to_owned(), label.to_owned()];
+        assert_eq!(joined(FsType::Xfs, &flags).unwrap(), format!("noatime,{label},nouuid"));
+    }
+
     #[test]
     fn an_option_that_carries_another_one_is_refused() {
-        for option in ["", "ro,exec", "a b", "x\n"] {
+        for option in ["", "ro,exec", "a b", "x\n", "context=a:b:c:s0:c1,exec"] {
             assert!(joined(FsType::Ext4, &[option.to_owned()]).is_err(), "{option:?}");
         }
     }

@@ -27,6 +27,9 @@ pub(super) struct Local {
     pub(super) staging_path: PathBuf,
     /// The filesystem that is mounted there; None in block mode.
     pub(super) filesystem: Option<String>,
+    /// The mount options that were asked for; None: staged before they were kept here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) mount_options: Option<Vec<String>>,
     /// The daemon process that was started for it.
     pub(super) daemon_instance: Option<String>,
     /// The block device.

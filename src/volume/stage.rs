@@ -2,6 +2,7 @@
 
 use super::chain::images;
 use super::error::*;
+use super::first_use::History;
 use super::id::{NodeId, VolumeHandle, VolumeId};
 use super::local::{Local, LocalStore, plain_absolute};
 use super::record::{Role, State};
@@ -11,7 +12,7 @@ use super::steps::{Step, reached};
 use super::target::Sharing;
 use super::volumes::Volumes;
 use crate::attach::{self, Backend};
-use crate::host::mkfs::{Content, Formatter};
+use crate::host::mkfs::Formatter;
 use crate::host::mount::{FsType, Mounter};
 use crate::qsd::command::{self, Open};
 use crate::qsd::qmp::Client;
@@ -85,8 +86,8 @@ pub struct Staging {
 pub(super) struct Opened {
     pub(super) local: Local,
     pub(super) device: attach::Device,
-    /// What the record says.
-    pub(super) new: bool,
+    /// What the record told of it before.
+    pub(super) history: History,
 }
 
 /// The name of the daemon that has a volume open on its node.
@@ -177,7 +178,10 @@ impl Staging {
         let active = locked.record.active.context(VolumeNotFoundSnafu { volume })?;
         let chain = volumes.chain(&locked.record, active)?;
         volumes.verify(&chain)?;
-        let epoch = locked.record.epoch + 1;
+        let (history, epoch) = (History::of(&locked.record), locked.record.epoch + 1);
+        if history == History::Untouched && request.access != Access::Block {
+            self.nobody_wrote_past_us(volume, &chain)?;
+        }
         let mut local = Local {
             schema: 1,
             handle: volumes.handle(volume),
@@ -185,6 +189,7 @@ impl Staging {
             epoch,
             staging_path: request.staging_path.clone(),
             filesystem: None,
+            mount_options: Some(request.access.mount_options()),
             daemon_instance: None,
             device: None,
             reader: role == Role::Reader,
@@ -220,7 +225,7 @@ impl Staging {
         local.device = Some(device.path.clone());
         self.local.save(&local)?;
         reached(Step::StageAttached);
-        Ok(Opened { local, device, new: locked.record.new })
+        Ok(Opened { local, device, history })
     }
 
     /// Makes and mounts the filesystem, or hands the device out as it is.
@@ -229,14 +234,14 @@ impl Staging {
             return self.present_to_read(request, opened);
         }
         let volume = request.volume;
-        let Opened { mut local, device, new } = opened;
+        let Opened { mut local, device, history } = opened;
         match &request.access {
             Access::Block => {
                 // Before the device is handed out: what a pod writes to it must never look new.
-                self.no_longer_new(volumes, volume, new)?;
+                self.no_longer_new(volumes, volume, history)?;
             }
             Access::Mount { fs, flags } => {
-                self.format(volume, &device.path, *fs, new)?;
+                self.format(volume, &device.path, *fs, history)?;
                 self.grow_before_mount(volume, &device.path, *fs)?;
                 self.parts.mounter.mount(&device.path, &request.staging_path, *fs, flags)?;
                 reached(Step::StageMounted);
@@ -244,7 +249,7 @@ impl Staging {
                 local.mounted_read_only = mounted.is_some_and(|mount| mount.read_only());
                 // From here on the mount holds the device: it goes with it, whatever becomes of us.
                 self.parts.backend.release_with_mount(&device)?;
-                self.no_longer_new(volumes, volume, new)?;
+                self.no_longer_new(volumes, volume, history)?;
                 self.grow_after_mount(&device.path, &request.staging_path, *fs)?;
                 local.filesystem = Some(fs.name().to_owned());
             }
@@ -253,40 +258,13 @@ impl Staging {
         self.local.save(&local)
     }
 
-    fn no_longer_new(&self, volumes: &Volumes, volume: VolumeId, new: bool) -> Result<(), Error> {
-        if new {
+    fn no_longer_new(&self, volumes: &Volumes, volume: VolumeId, history: History) -> Result<(), Error> {
+        if history.is_new() {
             let mut locked = volumes.lock_settled(volume)?;
             locked.record.new = false;
             locked.commit()?;
         }
         Ok(())
-    }
-
-    /// mkfs only while the record says new. Then whatever is there is at most half of an earlier mkfs.
-    pub(super) fn format(&self, volume: VolumeId, device: &Path, fs: FsType, new: bool) -> Result<(), Error> {
-        let content = self.parts.formatter.probe(device)?;
-        match content {
-            Content::Filesystem(found) if found == fs.name() && !new => Ok(()),
-            Content::Filesystem(found) if !new => {
-                let reason = format!("it holds the filesystem {found}, and {fs} was asked for");
-                PreconditionSnafu { volume, reason }.fail()
-            }
-            content if new => {
-                let force = content != Content::Blank;
-                self.parts.formatter.make(device, fs, &[], force)?;
-                reached(Step::StageFormatted);
-                Ok(())
-            }
-            Content::Blank => {
-                let reason = "it was in use before but holds no filesystem; it was not formatted (was it used as a \
-                              raw block device?)";
-                PreconditionSnafu { volume, reason }.fail()
-            }
-            content => {
-                let reason = format!("what it holds is not clear, so it was not touched: {content:?}");
-                PreconditionSnafu { volume, reason }.fail()
-            }
-        }
     }
 
     /// Unmounts a volume and closes its image. Not staged: success. Works with the share dead: what the

@@ -6,6 +6,7 @@
 
 use super::chain::{Link, images};
 use super::error::*;
+use super::first_use::History;
 use super::id::VolumeId;
 use super::local::Local;
 use super::provision::QUICK;
@@ -52,10 +53,10 @@ impl Staging {
 
     /// Mounts a filesystem that pods may read, or hands the device out, which refuses writes.
     pub(super) fn present_to_read(&self, request: &StageVolume, opened: Opened) -> Result<(), Error> {
-        let Opened { mut local, device, new } = opened;
+        let Opened { mut local, device, history } = opened;
         if let Access::Mount { fs, flags } = &request.access {
-            holds_filesystem(request.volume, *fs, new)?;
-            self.format(request.volume, &device.path, *fs, false)?;
+            holds_filesystem(request.volume, *fs, history)?;
+            self.format(request.volume, &device.path, *fs, history)?;
             let mut flags = flags.clone();
             flags.retain(|flag| flag != "rw");
             flags.push("ro".to_owned());
@@ -71,11 +72,11 @@ impl Staging {
 }
 
 /// A volume that nobody has ever written to has no filesystem, and a reader makes none.
-fn holds_filesystem(volume: VolumeId, fs: FsType, new: bool) -> Result<(), Error> {
+fn holds_filesystem(volume: VolumeId, fs: FsType, history: History) -> Result<(), Error> {
     let reason = format!(
         "it is empty: nobody has written to it yet, and a node that only reads makes no {fs}; attach it for writing \
          first, or make it from a snapshot"
     );
-    ensure!(!new, PreconditionSnafu { volume, reason });
+    ensure!(!history.is_new(), PreconditionSnafu { volume, reason });
     Ok(())
 }

@@ -48,6 +48,7 @@ impl Staging {
             local.filesystem == wanted,
             IncompatibleSnafu { volume, reason: "it is staged in another mode; unstage it first" }
         );
+        local.has_options_of(&request.access)?;
         Ok(true)
     }
 

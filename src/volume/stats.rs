@@ -245,6 +245,7 @@ mod tests {
             epoch: 1,
             staging_path: "/staging".into(),
             filesystem: Some("ext4".to_owned()),
+            mount_options: None,
             daemon_instance: None,
             device: Some("/dev/null".into()),
             reader: false,

@@ -139,6 +139,27 @@ fn who_uses_a_privileged_ones_socket_is_not_confined() {
     assert!(!without.contains("seLinuxOptions"));
 }
 
+/// K3: kubelet hands labels to mount(8), which leaves them out unless it sees the host's selinuxfs, writable. A host without
+/// SELinux has that folder as well.
+#[rstest]
+#[case("shares", true)]
+#[case("bare", false)]
+fn volumes_are_mounted_with_labels(#[case] values: &str, #[case] with_labels: bool) {
+    let manifests = rendered(values);
+    let driver = manifests.iter().find(|manifest| manifest.kind == "CSIDriver").unwrap();
+    assert_eq!(driver.at("/spec/seLinuxMount"), with_labels);
+    let node = manifests.iter().find(|m| m.kind == "DaemonSet" && m.name.ends_with("-node")).unwrap();
+    let container = node.containers().next().unwrap();
+    let mount = container.mount_of("/host/sys/fs/selinux");
+    assert_eq!(mount.is_some(), with_labels);
+    if let Some(mount) = mount {
+        assert_eq!(mount["readOnly"], Value::Null);
+        assert_eq!(node.host_path(&mount["name"]).unwrap(), "/sys/fs");
+    }
+    let dockerfile = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/Dockerfile")).unwrap();
+    assert!(dockerfile.contains("touch /etc/selinux/config"), "mount(8) looks for it");
+}
+
 /// The controller's shares are mounted by the data pod of its node.
 #[test]
 fn controllers_run_where_a_data_pod_runs() {
@@ -193,6 +214,7 @@ fn the_charts_certificates_are_pairs_of_one_ca() {
 #[case(&["shares[0].source=a:/v", "storageClass.parameters.formt=raw"], "storageClass.parameters")]
 #[case(&["shares[0].source=a:/v", "driverName=Upper_Case"], "driverName")]
 #[case(&["shares[0].source=a:/v", "stateDir=relative"], "stateDir")]
+#[case(&["shares[0].source=a:/v", "seLinuxMount=maybe"], "seLinuxMount")]
 #[case(&["shares[0].source=a:/v", "backup.workers=0"], "backup.workers")]
 #[case(&["shares[0].source=a:/v", "backup.leaseSeconds=1"], "backup.leaseSeconds")]
 #[case(&["shares[0].source=a:/v", "backup.secrets=all"], "backup.secrets")]

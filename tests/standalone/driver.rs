@@ -17,6 +17,9 @@ pub struct Driver {
     source: String,
     process: Option<Child>,
     extra: Vec<String>,
+    launcher: Vec<String>,
+    /// What runs the daemons.
+    pub storage_daemon: PathBuf,
 }
 
 impl Driver {
@@ -31,10 +34,26 @@ impl Driver {
 
     /// A driver on a given share, with more arguments.
     pub fn on(dir: tempfile::TempDir, source: String, extra: &[&str]) -> Driver {
+        Driver::stopped(dir, source, extra).started()
+    }
+
+    /// The same, not started yet.
+    pub fn stopped(dir: tempfile::TempDir, source: String, extra: &[&str]) -> Driver {
         let extra = extra.iter().map(|arg| (*arg).to_owned()).collect();
-        let mut driver = Driver { dir, source, process: None, extra };
-        driver.start_again();
-        driver
+        let storage_daemon = qemu_storage_daemon();
+        Driver { dir, source, process: None, extra, launcher: Vec::new(), storage_daemon }
+    }
+
+    /// Through a program that becomes it, such as env(1) or setpriv(1).
+    pub fn launched_by(mut self, launcher: &[&str]) -> Driver {
+        self.launcher = launcher.iter().map(|word| (*word).to_owned()).collect();
+        self
+    }
+
+    /// Starts it.
+    pub fn started(mut self) -> Driver {
+        self.start_again();
+        self
     }
 
     /// Where the driver keeps its sockets and state.
@@ -56,7 +75,15 @@ impl Driver {
 
     /// The command line, for those who want to see it fail.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_strata"));
+        let strata = env!("CARGO_BIN_EXE_strata");
+        let mut command = match self.launcher.split_first() {
+            None => Command::new(strata),
+            Some((launcher, words)) => {
+                let mut command = Command::new(launcher);
+                command.args(words).arg(strata);
+                command
+            }
+        };
         command
             .arg("standalone")
             .arg("--dir")
@@ -65,7 +92,7 @@ impl Driver {
             .arg("--qemu-img")
             .arg(qemu_img())
             .arg("--qemu-storage-daemon")
-            .arg(qemu_storage_daemon())
+            .arg(&self.storage_daemon)
             .args(&self.extra);
         command
     }
@@ -195,6 +222,13 @@ pub fn eventually(what: &str, limit: Duration, mut check: impl FnMut() -> bool) 
         assert!(Instant::now() < deadline, "{what}: not within {} s", limit.as_secs());
         std::thread::sleep(Duration::from_millis(30));
     }
+}
+
+/// A program of a test's own.
+pub fn script(path: &Path, text: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 /// The permission bits of a file.

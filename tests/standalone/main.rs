@@ -4,7 +4,9 @@ mod agents;
 mod calls;
 mod driver;
 mod growth;
+mod mounts;
 mod nodes;
+mod provisioned;
 mod readers;
 #[path = "../support/mod.rs"]
 mod support;

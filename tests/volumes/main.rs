@@ -5,6 +5,7 @@ mod adopt;
 #[allow(dead_code)]
 mod driver;
 mod export;
+mod first_use;
 mod import;
 mod look;
 mod repair;
@@ -23,7 +24,7 @@ fn strata(volumes: &Volumes, verb: &str, arguments: &[&str]) -> Output {
 }
 
 fn command(volumes: &Volumes, verb: &str, arguments: &[&str]) -> Command {
-    let share = format!("dir:{}", volumes.share().root.display());
+    let share = volumes.share().source.to_string();
     let mut command = Command::new(env!("CARGO_BIN_EXE_strata"));
     command.args(["volume", verb, "--share", &share]).args(arguments);
     command

@@ -1,6 +1,6 @@
 //! ControllerPublishVolume and its opposite.
 
-use super::{Rows, absent, backups, id_of, lock};
+use super::{Rows, absent, backups, hold_image, id_of, lock};
 use crate::calls::{NODE, create_request, mount};
 use crate::driver::Driver;
 use crate::requests::mode;
@@ -27,7 +27,7 @@ impl Driver {
         self.controller().controller_publish_volume(request).await.map(drop)
     }
 
-    async fn detach(&self, id: &str, node: &str) -> Result<(), Status> {
+    pub async fn detach(&self, id: &str, node: &str) -> Result<(), Status> {
         let request = ControllerUnpublishVolumeRequest {
             volume_id: id.to_owned(),
             node_id: node.to_owned(),
@@ -38,10 +38,20 @@ impl Driver {
 
     /// Another node of this share, which runs nowhere and takes so many volumes.
     fn register(&self, node: &str, max_volumes: u64) {
+        self.register_with(node, "max_volumes", max_volumes.into());
+    }
+
+    /// A node whose agent is nowhere.
+    pub fn register_away(&self, node: &str) {
+        let nowhere = self.path("nowhere").join("agent.sock");
+        self.register_with(node, "agent", format!("unix://{}", nowhere.display()).into());
+    }
+
+    fn register_with(&self, node: &str, field: &str, value: serde_json::Value) {
         let nodes = self.share_root().join("nodes");
         let here = std::fs::read_to_string(nodes.join(format!("{NODE}.json"))).unwrap();
         let mut record: serde_json::Value = serde_json::from_str(&here.replace(NODE, node)).unwrap();
-        record["max_volumes"] = max_volumes.into();
+        record[field] = value;
         std::fs::write(nodes.join(format!("{node}.json")), record.to_string()).unwrap();
     }
 }
@@ -91,6 +101,16 @@ async fn attaching_gets_the_documented_codes() {
     rows.hold(it, "not attached there", driver.detach(&id, NODE).await);
     driver.attach(&id, "other-node", writer()).await.expect("and can go to another node");
     driver.detach(&id, "").await.unwrap();
+    driver.register_away("away-node");
+    driver.attach(&id, "away-node", writer()).await.unwrap();
+    let image = hold_image(&driver.share_root(), id_of(&id));
+    for node in ["away-node", ""] {
+        let open = driver.detach(&id, node).await;
+        assert!(open.as_ref().is_err_and(|status| status.message().contains("away-node")), "{open:?}");
+        rows.hold(it, "cannot be asked", open);
+    }
+    drop(image);
+    driver.detach(&id, "away-node").await.expect("nobody has it open any more");
 
     let it = "ControllerPublishVolume";
     let reader = || Some(mode(Mode::MultiNodeReaderOnly));

@@ -169,15 +169,28 @@ pub async fn look(driver: &Driver, rows: &mut Rows) {
 }
 
 pub async fn attach(driver: &Driver, rows: &mut Rows) {
-    let held = turn(driver, "restoring");
-    let aborted = driver.create_once(wanted(driver, "restoring", &handle("good"))).await.unwrap_err();
-    assert_eq!(aborted.code(), Code::Aborted);
     let ready = driver.create(create_request("ready")).await.unwrap().volume_id;
-    let share = ready.split('/').next().unwrap();
-    let id = format!("{share}/{}", VolumeId::from_name("restoring"));
+    let (held, id) = restoring(driver, &ready).await;
     let answer = driver.attach(&id, NODE, Some(mount("ext4"))).await;
     rows.hold("ControllerPublishVolume", "still being brought back", answer);
     drop(held);
     driver.delete(&id).await.unwrap();
     driver.delete(&ready).await.unwrap();
+}
+
+/// `beside` is a volume of the same share.
+pub async fn cut(driver: &Driver, rows: &mut Rows, beside: &str) {
+    let (held, id) = restoring(driver, beside).await;
+    rows.hold("CreateSnapshot", "still being brought back", driver.cut(&id, "s", "").await);
+    drop(held);
+    driver.delete(&id).await.unwrap();
+}
+
+/// A volume whose data another controller is about to bring, for as long as the file lives.
+async fn restoring(driver: &Driver, beside: &str) -> (File, String) {
+    let held = turn(driver, "restoring");
+    let aborted = driver.create_once(wanted(driver, "restoring", &handle("good"))).await.unwrap_err();
+    assert_eq!(aborted.code(), Code::Aborted);
+    let share = beside.split('/').next().unwrap();
+    (held, format!("{share}/{}", VolumeId::from_name("restoring")))
 }

@@ -1,7 +1,7 @@
 //! What there is: volumes, snapshots, room.
 
-use super::{Rows, absent, backups, id_of, lock};
-use crate::calls::create_request;
+use super::{Rows, absent, backups, hold_image, id_of, lock, open_where_attached};
+use crate::calls::{create_request, mount};
 use crate::driver::Driver;
 use crate::requests::mode;
 use crate::support;
@@ -30,7 +30,7 @@ impl Driver {
         Ok(self.controller().controller_get_volume(request).await?.into_inner())
     }
 
-    async fn cut(&self, id: &str, name: &str, parameter: &str) -> Result<Snapshot, Status> {
+    pub async fn cut(&self, id: &str, name: &str, parameter: &str) -> Result<Snapshot, Status> {
         let parameters = [parameter].into_iter().filter(|key| !key.is_empty());
         let request = CreateSnapshotRequest {
             source_volume_id: id.to_owned(),
@@ -74,7 +74,8 @@ async fn listings_and_snapshots_get_the_documented_codes() {
     std::fs::create_dir(&here).unwrap();
     let missing = format!("dir:{}", away.display());
     let repositories = backups::prepare(dir.path());
-    let arguments = ["--share", &missing, "--repositories", &repositories];
+    let arguments =
+        ["--share", &missing, "--repositories", &repositories, "--soft-depth", "3", "--hard-depth", "3"];
     let driver = Driver::on(dir, format!("dir:{}", here.display()), &arguments);
     let mut rows = Rows::of(RPCS);
     rows.hold("ListVolumes", "share is away", driver.volumes(0, "").await);
@@ -98,6 +99,7 @@ async fn listings_and_snapshots_get_the_documented_codes() {
     rows.hold("GetCapacity", "not offered", none);
 
     snapshots(&driver, &mut rows).await;
+    cuts_that_cannot_be(&driver, &mut rows).await;
     backups::look(&driver, &mut rows).await;
     look(&driver, &mut rows).await;
     rows.complete();
@@ -139,6 +141,39 @@ async fn snapshots(driver: &Driver, rows: &mut Rows) {
     rows.hold("DeleteSnapshot", "no snapshot id", driver.drop_snapshot("").await);
     driver.drop_snapshot(&snapshot.snapshot_id).await.unwrap();
     rows.hold("DeleteSnapshot", "no such snapshot", driver.drop_snapshot(&snapshot.snapshot_id).await);
+}
+
+async fn cuts_that_cannot_be(driver: &Driver, rows: &mut Rows) {
+    let it = "CreateSnapshot";
+    let share = driver.share_root();
+    let request = |name: &str| {
+        let parameters = [("share".to_owned(), format!("dir:{}", share.display()))].into();
+        CreateVolumeRequest { parameters, ..create_request(name) }
+    };
+    let id = driver.create(request("cut")).await.unwrap().volume_id;
+    backups::cut(driver, rows, &id).await;
+    let image = hold_image(&share, id_of(&id));
+    rows.hold(it, "has its image open", driver.cut(&id, "c1", "").await);
+    driver.register_away("away-node");
+    driver.attach(&id, "away-node", Some(mount("ext4"))).await.expect_err("a cut was broken off");
+    drop(image);
+    driver.attach(&id, "away-node", Some(mount("ext4"))).await.unwrap();
+    open_where_attached(&share, id_of(&id));
+    let image = hold_image(&share, id_of(&id));
+    let away = driver.cut(&id, "c1", "").await;
+    assert!(away.as_ref().is_err_and(|status| status.message().contains("away-node")), "{away:?}");
+    rows.hold(it, "cannot be asked", away);
+    drop(image);
+    driver.detach(&id, "away-node").await.unwrap();
+    driver.delete(&id).await.unwrap();
+
+    let id = driver.create(request("deep")).await.unwrap().volume_id;
+    let kept = [driver.snapshot(&id, "d1").await.unwrap(), driver.snapshot(&id, "d2").await.unwrap()];
+    rows.hold(it, "more layers", driver.cut(&id, "d3", "").await);
+    for snapshot in kept {
+        driver.drop_snapshot(&snapshot.snapshot_id).await.unwrap();
+    }
+    driver.delete(&id).await.unwrap();
 }
 
 async fn look(driver: &Driver, rows: &mut Rows) {

@@ -8,9 +8,10 @@ mod volumes;
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use strata::image::lock::ImageLock;
 use strata::rpc::csi::*;
-use strata::volume::VolumeId;
+use strata::volume::{VolumeId, record};
 use tonic::{Code, Status};
 
 const DOCUMENT: &str = include_str!("../../../docs/grpc-codes.md");
@@ -94,6 +95,28 @@ pub fn lock(share: &Path, volume: VolumeId) -> File {
     let file = File::options().write(true).create(true).truncate(false).open(path).unwrap();
     file.lock().unwrap();
     file
+}
+
+/// What a daemon holds that has the volume open and that nobody can ask.
+pub fn hold_image(share: &Path, volume: VolumeId) -> ImageLock {
+    let record = record::decode(&std::fs::read(record_file(share, volume)).unwrap()).unwrap();
+    let image = share.join("volumes").join(volume.to_string()).join(&record.active_layer().unwrap().file);
+    ImageLock::write(&image).unwrap()
+}
+
+/// The note that a node makes when it opens the volume that it was given. Then it is gone.
+pub fn open_where_attached(share: &Path, volume: VolumeId) {
+    let file = record_file(share, volume);
+    let mut record = record::decode(&std::fs::read(&file).unwrap()).unwrap();
+    record.generation += 1;
+    record.epoch += 1;
+    let [attachment] = &mut record.attachments[..] else { panic!("{:?}", record.attachments) };
+    attachment.opened = Some(record.epoch);
+    std::fs::write(file, record::encode(&record)).unwrap();
+}
+
+fn record_file(share: &Path, volume: VolumeId) -> PathBuf {
+    share.join("volumes").join(volume.to_string()).join("volume.json")
 }
 
 /// The volume of a handle.

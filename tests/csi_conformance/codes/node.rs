@@ -1,8 +1,8 @@
 //! The kubelet's calls.
 
-use super::{Rows, absent, range};
+use super::{Rows, absent, id_of, lock, range};
 use crate::calls::{GIB, NODE, block, create_request, mount};
-use crate::driver::Driver;
+use crate::driver::{Driver, script};
 use crate::requests::{mode, publish_request};
 use crate::support;
 use std::path::Path;
@@ -78,14 +78,56 @@ async fn the_kubelets_calls_get_the_documented_codes() {
     let dir = support::scratch();
     std::fs::create_dir(dir.path().join("share")).unwrap();
     let share = format!("dir:{}", dir.path().join("share").display());
-    let driver = Driver::on(dir, share, &["--max-volumes", "1"]);
+    let without = ["setpriv", "--bounding-set=-sys_resource", "--inh-caps=-sys_resource"];
+    let driver = Driver::stopped(dir, share, &["--max-volumes", "1"]).launched_by(&without).started();
     let id = driver.create(create_request("v")).await.unwrap().volume_id;
     let mut rows = Rows::of(RPCS);
+    contents(&driver, &mut rows).await;
     stage(&driver, &mut rows, &id).await;
     publish(&driver, &mut rows, &id).await;
     look_and_grow(&driver, &mut rows, &id).await;
     go(&driver, &mut rows, &id).await;
+    drop(driver);
+    unsound(&mut rows).await;
     rows.complete();
+}
+
+/// A volume that was used raw is not taken for one without data.
+async fn contents(driver: &Driver, rows: &mut Rows) {
+    let (it, words) = ("NodeStageVolume", "what it holds");
+    let staging = driver.path("raw-staging");
+    std::fs::create_dir_all(&staging).unwrap();
+    let id = driver.create(create_request("raw")).await.unwrap().volume_id;
+    let (_, device) = driver.bring_up(&id, "raw", block()).await;
+    driver.unpublish(&id, &device).await.unwrap();
+    driver.unstage(&id, &staging).await.unwrap();
+    rows.hold(it, words, driver.stage_once(&id, &staging, Some(mount("ext4"))).await);
+    driver.stage(&id, &staging, block()).await.unwrap();
+    driver.publish(&id, &staging, &device, block()).await.unwrap();
+    crate::support::domain::write_at(&device, 64 << 10, b"a database of some kind");
+    driver.unpublish(&id, &device).await.unwrap();
+    driver.unstage(&id, &staging).await.unwrap();
+    rows.hold(it, words, driver.stage_once(&id, &staging, Some(mount("ext4"))).await);
+    driver.unpublish_from(&id, NODE).await.unwrap();
+    driver.delete(&id).await.unwrap();
+}
+
+/// Debian 12's own QEMU.
+async fn unsound(rows: &mut Rows) {
+    let dir = support::scratch();
+    let (images, program) = (dir.path().join("share"), dir.path().join("qemu-storage-daemon"));
+    std::fs::create_dir(&images).unwrap();
+    script(&program, "#!/bin/sh\necho 'qemu-storage-daemon version 10.0.2 (Debian 1:10.0.2+ds-2)'\n");
+    let source = format!("dir:{}", images.display());
+    let mut driver = Driver::stopped(dir, source, &[]);
+    driver.storage_daemon = program;
+    let driver = driver.started();
+    let id = driver.create(create_request("v")).await.unwrap().volume_id;
+    driver.publish_to(&id, NODE).await.unwrap();
+    let staging = driver.path("staging");
+    let refused = driver.stage_once(&id, &staging, Some(mount("ext4"))).await;
+    assert!(refused.as_ref().is_err_and(|status| status.message().contains("10.0.13")), "{refused:?}");
+    rows.hold("NodeStageVolume", "not known to be sound", refused);
 }
 
 async fn stage(driver: &Driver, rows: &mut Rows, id: &str) {
@@ -115,11 +157,19 @@ async fn stage(driver: &Driver, rows: &mut Rows, id: &str) {
     rows.hold(it, "it is empty", driver.stage_once(id, &staging, reader()).await);
     driver.unpublish_from(id, NODE).await.unwrap();
     driver.publish_to(id, NODE).await.unwrap();
+    let locked = lock(&driver.share_root(), id_of(id));
+    rows.hold(it, "somebody works", driver.stage_once(id, &staging, ext4()).await);
+    drop(locked);
     driver.stage(id, &staging, mount("ext4")).await.unwrap();
     rows.hold(it, "there already", driver.stage_once(id, &staging, ext4()).await);
     rows.hold(it, "at another path", driver.stage_once(id, &other, ext4()).await);
     rows.hold(it, "in another mode", driver.stage_once(id, &staging, Some(block())).await);
     rows.hold(it, "in another mode", driver.stage_once(id, &staging, Some(mount("xfs"))).await);
+    let mut other_options = mount("ext4");
+    if let Some(volume_capability::AccessType::Mount(mount)) = &mut other_options.access_type {
+        mount.mount_flags = vec!["noatime".to_owned()];
+    }
+    rows.hold(it, "other mount options", driver.stage_once(id, &staging, Some(other_options)).await);
     let second = driver.create(create_request("second")).await.unwrap().volume_id;
     driver.publish_uncounted(&second, NODE).await.unwrap();
     rows.hold(it, "as many volumes", driver.stage_once(&second, &other, ext4()).await);
@@ -176,6 +226,8 @@ async fn look_and_grow(driver: &Driver, rows: &mut Rows, id: &str) {
     }
     rows.hold("NodeExpandVolume", "already", driver.grow_there(id, &target, GIB).await);
     rows.hold("NodeExpandVolume", "its device is smaller", driver.grow_there(id, &target, 2 * GIB).await);
+    driver.grow(id, range(2 * GIB, 0)).await.unwrap();
+    rows.hold("NodeExpandVolume", "no CAP_SYS_RESOURCE", driver.grow_there(id, &target, 2 * GIB).await);
     support::run("mount", &["-o", "remount,ro", staging.to_str().unwrap()]);
     let stopped = driver.figures(id, &target).await;
     assert!(stopped.as_ref().unwrap().volume_condition.as_ref().unwrap().abnormal);

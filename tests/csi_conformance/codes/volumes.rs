@@ -1,6 +1,6 @@
 //! CreateVolume and what else is done to a volume as a whole.
 
-use super::{Rows, absent, backups, id_of, lock, range};
+use super::{Rows, absent, backups, hold_image, id_of, lock, open_where_attached, range};
 use crate::calls::{GIB, NODE, block, create_request, mount};
 use crate::driver::Driver;
 use crate::requests::mode;
@@ -30,7 +30,7 @@ impl Driver {
         self.controller().delete_volume(request).await.map(drop)
     }
 
-    async fn grow(&self, id: &str, range: Option<CapacityRange>) -> Result<i64, Status> {
+    pub async fn grow(&self, id: &str, range: Option<CapacityRange>) -> Result<i64, Status> {
         let request = ControllerExpandVolumeRequest {
             volume_id: id.to_owned(),
             capacity_range: range,
@@ -180,6 +180,9 @@ async fn delete(driver: &Driver, rows: &mut Rows) {
     let locked = lock(&driver.share_root(), id_of(&id));
     rows.hold(it, "somebody works", driver.delete_once(&id).await);
     drop(locked);
+    let image = hold_image(&driver.share_root(), id_of(&id));
+    rows.hold(it, "has its image open", driver.delete_once(&id).await);
+    drop(image);
     let record = driver.share_root().join("volumes").join(id_of(&id).to_string()).join("volume.json");
     let text = std::fs::read_to_string(&record).unwrap();
     std::fs::write(&record, text.replace("\"goes\"", "\"stays\"")).unwrap();
@@ -191,7 +194,10 @@ async fn delete(driver: &Driver, rows: &mut Rows) {
 
 async fn grow_and_validate(driver: &Driver, rows: &mut Rows) {
     let it = "ControllerExpandVolume";
-    let id = driver.create(sized("grows", 2 * GIB, 0)).await.unwrap().volume_id;
+    let named = format!("dir:{}", driver.share_root().display());
+    let parameters = class("", &[("share", &named)]).parameters;
+    let request = CreateVolumeRequest { parameters, ..sized("grows", 2 * GIB, 0) };
+    let id = driver.create(request).await.unwrap().volume_id;
     rows.hold(it, "already", driver.grow(&id, range(GIB, 0)).await);
     let senseless =
         [("", range(GIB, 0)), (id.as_str(), None), (&id, range(-1, 0)), (&id, range(3 * GIB, GIB))];
@@ -214,6 +220,18 @@ async fn grow_and_validate(driver: &Driver, rows: &mut Rows) {
     rows.hold(it, "nodes read it", driver.grow(&id, range(3 * GIB, 0)).await);
     driver.unpublish_from(&id, NODE).await.unwrap();
     rows.hold(it, "no room", driver.grow(&id, range(1 << 58, 0)).await);
+    let share = driver.share_root();
+    let locked = lock(&share, id_of(&id));
+    rows.hold(it, "somebody works", driver.grow(&id, range(3 * GIB, 0)).await);
+    drop(locked);
+    driver.register_away("away-node");
+    driver.attach(&id, "away-node", Some(mount("ext4"))).await.unwrap();
+    open_where_attached(&share, id_of(&id));
+    let image = hold_image(&share, id_of(&id));
+    rows.hold(it, "cannot be asked", driver.grow(&id, range(3 * GIB, 0)).await);
+    drop(image);
+    driver.detach(&id, "away-node").await.unwrap();
+    assert_eq!(driver.grow(&id, range(3 * GIB, 0)).await.unwrap(), 3 * GIB);
 
     let it = "ValidateVolumeCapabilities";
     rows.hold(it, "no volume id", driver.validate("", vec![block()]).await);
