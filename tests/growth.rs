@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use strata::host::mount::FsType;
 use strata::image::{QemuImg, raw};
 use strata::volume::*;
-use support::domain::{Domain, write_at};
+use support::domain::{Domain, On, write_at};
 use support::small_share::SmallShare;
 
 const GIB: u64 = 1 << 30;
@@ -62,7 +62,23 @@ fn a_raw_device_grows(
     #[case] with_snapshot: bool,
     #[values(false, true)] attached: bool,
 ) {
-    let domain = Domain::new();
+    device_grows(On::Folder, kind, with_snapshot, attached);
+}
+
+#[rstest]
+#[case(VolumeKind::Qcow2, true, true)]
+#[case(VolumeKind::Qcow2, false, false)]
+#[case(VolumeKind::RawSparse, false, true)]
+fn a_raw_device_grows_on_glusterfs(
+    #[case] kind: VolumeKind,
+    #[case] with_snapshot: bool,
+    #[case] attached: bool,
+) {
+    device_grows(On::Gluster, kind, with_snapshot, attached);
+}
+
+fn device_grows(on: On, kind: VolumeKind, with_snapshot: bool, attached: bool) {
+    let domain = Domain::of(on, Policy::default());
     let volume = domain.create("pvc-grows", kind);
     let device = domain.attach(volume, Access::Block);
     write_at(&device, 0, &[1; 4096]);
@@ -104,8 +120,11 @@ fn a_raw_device_grows(
 /// While it is mounted: the device at once, XFS by the node's call. A mounted ext4 needs a privilege that not
 /// every machine gives, and says so; then it grows when it is staged next.
 #[rstest]
-fn a_mounted_filesystem_grows(#[values(FsType::Ext4, FsType::Xfs)] fs: FsType) {
-    let domain = Domain::new();
+#[case(On::Folder, FsType::Ext4)]
+#[case(On::Folder, FsType::Xfs)]
+#[case(On::Gluster, FsType::Xfs)]
+fn a_mounted_filesystem_grows(#[case] on: On, #[case] fs: FsType) {
+    let domain = Domain::of(on, Policy::default());
     let volume = domain.create("pvc-mounted", VolumeKind::Qcow2);
     let target = domain.attach(volume, filesystem(fs));
     std::fs::write(target.join("kept"), "before").unwrap();
@@ -138,11 +157,17 @@ fn a_mounted_filesystem_grows(#[values(FsType::Ext4, FsType::Xfs)] fs: FsType) {
 
 /// A volume that grew while nobody had it, and a larger copy of a snapshot that was taken under a writer.
 #[rstest]
+#[case(On::Folder, FsType::Ext4, false)]
+#[case(On::Folder, FsType::Ext4, true)]
+#[case(On::Folder, FsType::Xfs, false)]
+#[case(On::Folder, FsType::Xfs, true)]
+#[case(On::Gluster, FsType::Ext4, true)]
 fn a_filesystem_smaller_than_its_device_grows_when_it_is_staged(
-    #[values(FsType::Ext4, FsType::Xfs)] fs: FsType,
-    #[values(false, true)] copy: bool,
+    #[case] on: On,
+    #[case] fs: FsType,
+    #[case] copy: bool,
 ) {
-    let domain = Domain::new();
+    let domain = Domain::of(on, Policy::default());
     let volume = domain.create("pvc-small", VolumeKind::Qcow2);
     let target = domain.attach(volume, filesystem(fs));
     std::fs::write(target.join("kept"), "before").unwrap();
@@ -151,7 +176,7 @@ fn a_filesystem_smaller_than_its_device_grows_when_it_is_staged(
         let snapshot = domain.volumes.snapshot(volume, "s1").unwrap();
         domain.detach(volume);
         let request = CreateVolume {
-            name: "pvc-copy".into(),
+            name: domain.name("pvc-copy"),
             required: Some(3 * GIB),
             limit: None,
             kind: VolumeKind::Qcow2,
@@ -210,6 +235,56 @@ fn a_growth_that_was_broken_off_is_finished(#[values(3, 2)] retried: u64) {
     assert_eq!(grow(&domain, volume, retried), 3 * GIB);
     assert_eq!((device_size(&device), value_at(&device, 2 * GIB)), (3 * GIB, 5));
     domain.detach(volume);
+    domain.check(volume);
+}
+
+/// The image has its new size and the caller gives up: he settles for the size of before. What was written past it
+/// meanwhile, by a filesystem that followed its device, is in every snapshot and clone, which have the image's size.
+#[rstest]
+fn a_growth_that_was_broken_off_is_taken_back(#[values(false, true)] attached: bool) {
+    let domain = Domain::new();
+    let volume = domain.create("pvc-back", VolumeKind::Qcow2);
+    let image =
+        strata::image::ImageRef { path: active_file(&domain, volume), format: strata::image::Format::Qcow2 };
+    QemuImg::new(support::qemu_img()).grow(&[image], 3 * GIB).unwrap();
+    let target = domain.attach(volume, filesystem(FsType::Ext4));
+    assert!(filesystem_size(&target) > 2 * GIB, "it follows the device");
+    std::fs::write(target.join("kept"), "before").unwrap();
+    if !attached {
+        domain.detach(volume);
+    }
+    for limit in [None, Some(GIB), Some(2 * GIB)] {
+        assert_eq!(domain.volumes.expand(volume, Some(GIB), limit).unwrap(), GIB, "{limit:?}");
+    }
+    assert_eq!(domain.volumes.get(volume).unwrap().capacity, GIB);
+    let clone = |name: &str, source, gib: u64| {
+        let (required, kind, parameters) = (Some(gib * GIB), VolumeKind::Qcow2, Default::default());
+        let (name, source) = (name.into(), Some(source));
+        domain.volumes.create(&CreateVolume { name, required, limit: None, kind, source, parameters })
+    };
+    let source = || VolumeSource::Volume(domain.volumes.handle(volume));
+    let depth = || record(&domain, volume).layers.len();
+    let before = depth();
+    let small = clone("pvc-clone", source(), 1);
+    assert!(
+        matches!(&small, Err(Error::OutOfRange { reason }) if reason.contains("3221225472")),
+        "{small:?}"
+    );
+    assert_eq!(depth(), before, "what is refused changes nothing");
+    let of_volume = clone("pvc-clone", source(), 3).unwrap();
+    let snapshot = domain.volumes.snapshot(volume, "s1").unwrap();
+    assert_eq!(snapshot.size, 3 * GIB);
+    let of_snapshot = clone("pvc-restored", VolumeSource::Snapshot(snapshot.handle), 3).unwrap();
+    for copy in [of_volume, of_snapshot] {
+        assert_eq!(copy.capacity, 3 * GIB);
+        let target = domain.attach(copy.handle.volume, filesystem(FsType::Ext4));
+        assert_eq!(std::fs::read_to_string(target.join("kept")).unwrap(), "before");
+        domain.detach(copy.handle.volume);
+    }
+    if attached {
+        domain.detach(volume);
+    }
+    assert_eq!(grow(&domain, volume, 2), 3 * GIB, "it still can be finished");
     domain.check(volume);
 }
 

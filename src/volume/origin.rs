@@ -54,7 +54,7 @@ impl Volumes {
         if locked.record.writer().is_none() {
             return Ok(None);
         }
-        self.allowed(&locked, clone, request)?;
+        self.allowed(&mut locked, clone, request)?;
         locked.stop_merge()?;
         let layer = locked.boundary()?;
         let pin = Uuid::new_v4();
@@ -66,8 +66,12 @@ impl Volumes {
 
     /// Refuses what can be refused before anything of the source is changed: a request that is repeated for ever must
     /// not make its chain longer each time.
-    fn allowed(&self, source: &Locked<'_>, clone: VolumeId, request: &CreateVolume) -> Result<(), Error> {
-        let capacity = capacity(request, Some(source.record.capacity))?;
+    fn allowed(&self, source: &mut Locked<'_>, clone: VolumeId, request: &CreateVolume) -> Result<(), Error> {
+        // Not the capacity: a growth that was broken off and taken back has left an image that is larger, and the
+        // filesystem on it may have followed.
+        source.measure()?;
+        let size = source.record.active_layer().map_or(0, |active| active.size);
+        let capacity = capacity(request, Some(size.max(source.record.capacity)))?;
         let active = source.record.active.context(VolumeNotFoundSnafu { volume: source.id() })?;
         // The clone's own layer.
         let depth = self.chain(&source.record, active)?.len() + 1;
@@ -107,7 +111,9 @@ impl Volumes {
                     Some(boundary) => boundary.layer,
                     None => self.boundary_at_rest(&mut locked, clone, request)?,
                 };
-                (layer, locked.record.capacity, locked.record.new)
+                let frozen = locked.record.layer(layer.layer).filter(|_| layer.volume == volume);
+                let size = frozen.map_or(0, |frozen| frozen.size).max(locked.record.capacity);
+                (layer, size, locked.record.new)
             }
         };
         locked.room_for_another_layer(layer)?;

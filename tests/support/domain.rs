@@ -1,10 +1,10 @@
-//! The domain on real parts without gRPC: volumes of a directory share, one node, its storage daemons.
+//! The domain on real parts without gRPC: volumes of a share, one node, its storage daemons.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use strata::attach::FuseLoop;
-use strata::gluster::{self, Source};
+use strata::gluster::{self, Share, Source};
 use strata::host::loopdev::KernelLoops;
 use strata::host::mkfs::LinuxFormatter;
 use strata::host::mount::LinuxMounter;
@@ -71,6 +71,15 @@ impl Agents for LocalAgent {
     }
 }
 
+/// What the volumes of a test lie on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum On {
+    /// A folder of its own.
+    Folder,
+    /// The run's GlusterFS volume, beside those of other tests.
+    Gluster,
+}
+
 /// One share and one node. What is staged is closed when dropped.
 pub struct Domain {
     pub volumes: Volumes,
@@ -78,7 +87,9 @@ pub struct Domain {
     pub daemons: Arc<LocalDaemons>,
     pub node: NodeId,
     agent: Arc<LocalAgent>,
-    _share_guard: Box<dyn std::any::Any + Send + Sync>,
+    /// Before every name of a volume: those of other tests are other volumes.
+    prefix: String,
+    share_guard: Vec<Box<dyn std::any::Any + Send + Sync>>,
     pub dir: TempDir,
 }
 
@@ -91,14 +102,39 @@ impl Domain {
         Domain::on(policy, |_| ())
     }
 
+    /// On a share of that kind.
+    pub fn of(on: On, policy: Policy) -> Domain {
+        match on {
+            On::Folder => Domain::with(policy),
+            On::Gluster => {
+                let mounted = super::on_gluster::mounted(0);
+                Domain::on_share(policy, super::scratch(), mounted.share(), Box::new(mounted))
+            }
+        }
+    }
+
     /// On a share whose empty folder the caller makes ready; what that answers goes when all is closed.
     pub fn on<G: Send + Sync + 'static>(policy: Policy, prepare: impl FnOnce(&Path) -> G) -> Domain {
-        super::need_root();
         let dir = super::scratch();
         let share = dir.path().join("share");
         std::fs::create_dir(&share).unwrap();
         let share_guard = Box::new(prepare(&share));
         let (share, _) = gluster::open(&Source::Dir(share), &[], dir.path()).unwrap();
+        Domain::on_share(policy, dir, share, share_guard)
+    }
+
+    /// On that share, with all else in this folder. The guard goes when all is closed.
+    pub fn on_share(
+        policy: Policy,
+        dir: TempDir,
+        share: Share,
+        share_guard: Box<dyn std::any::Any + Send + Sync>,
+    ) -> Domain {
+        super::need_root();
+        let prefix = match share.source {
+            Source::Dir(_) => String::new(),
+            Source::Gluster { .. } => format!("{}-", uuid::Uuid::new_v4().simple()),
+        };
         let daemons = Arc::new(LocalDaemons::new(super::qemu_storage_daemon(), dir.path().join("daemons")));
         let agent = Arc::new(LocalAgent::default());
         let tools =
@@ -115,7 +151,26 @@ impl Domain {
         }));
         assert!(agent.0.set(staging.clone()).is_ok());
         volumes.register_node(&NodeRecord::now(node.clone(), "local".into())).unwrap();
-        Domain { volumes, staging, daemons, node, agent, _share_guard: share_guard, dir }
+        Domain { volumes, staging, daemons, node, agent, prefix, share_guard: vec![share_guard], dir }
+    }
+
+    /// The same GlusterFS volume as another node has it: through a mount of its own.
+    pub fn other_mount(&mut self) -> Volumes {
+        let mounted = super::on_gluster::mounted(1);
+        let share = mounted.share();
+        self.share_guard.push(Box::new(mounted));
+        let tools = Tools {
+            qemu_img: super::qemu_img(),
+            daemons: self.daemons.clone(),
+            agents: self.agent.clone(),
+            policy: Policy::default(),
+        };
+        Volumes::new(share, tools)
+    }
+
+    /// What a volume is called here.
+    pub fn name(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
     }
 
     /// From now on the node's agent does not answer, or does again.
@@ -170,7 +225,7 @@ impl Domain {
 
     pub fn create_from(&self, name: &str, kind: VolumeKind, source: Option<VolumeSource>) -> VolumeId {
         let request = CreateVolume {
-            name: name.into(),
+            name: self.name(name),
             required: None,
             limit: None,
             kind,
@@ -246,12 +301,26 @@ impl Domain {
         names
     }
 
+    /// Others go on with the share: as much of it as can be is given back.
+    fn delete_all(&self) {
+        let ids = self.volumes.list().unwrap_or_default();
+        let ours =
+            |id: &VolumeId| self.volumes.get(*id).is_ok_and(|volume| volume.name.starts_with(&self.prefix));
+        for id in ids.into_iter().filter(ours) {
+            let _ = self.volumes.unpublish(id, None);
+            for snapshot in self.volumes.list_snapshots(Some(id)).unwrap_or_default() {
+                let _ = self.volumes.delete_snapshot(id, snapshot.handle.snapshot);
+            }
+            let _ = self.volumes.delete(id);
+        }
+    }
+
     /// `qemu-img check` of every image of a volume.
     pub fn check(&self, volume: VolumeId) {
         let img = strata::image::QemuImg::new(super::qemu_img());
         for file in self.files(volume) {
             let path = self.volumes.layout().volume(volume).join(&file);
-            let raw = std::fs::read(&path).unwrap()[..4] != *b"QFI\xfb";
+            let raw = read_start(&path, 4) != b"QFI\xfb";
             let format = if raw { Format::Raw } else { Format::Qcow2 };
             let report = img.check(&path, format, super::disk::LIMIT).unwrap();
             assert_eq!(report.corruptions, 0, "{file}: {report:?}");
@@ -269,6 +338,9 @@ impl Drop for Domain {
         }
         for daemon in self.daemons.list().unwrap_or_default() {
             let _ = self.daemons.stop(&daemon.name);
+        }
+        if !self.prefix.is_empty() {
+            self.delete_all();
         }
     }
 }

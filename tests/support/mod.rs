@@ -6,6 +6,7 @@ pub mod cinder;
 pub mod disk;
 pub mod domain;
 pub mod leftovers;
+pub mod on_gluster;
 pub mod small_share;
 pub mod writer;
 

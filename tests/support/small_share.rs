@@ -37,7 +37,21 @@ impl SmallShare {
 }
 
 impl Drop for SmallShare {
+    /// A server that was told to end may have it for moments still.
     fn drop(&mut self) {
-        super::run("umount", &[self.0.to_str().unwrap()]);
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        loop {
+            let output = std::process::Command::new("umount").arg(&self.0).output().unwrap();
+            if output.status.success() {
+                return;
+            }
+            if std::time::Instant::now() > deadline {
+                let said = String::from_utf8_lossy(&output.stderr).into_owned();
+                // A second panic while panicking would hide the first.
+                assert!(std::thread::panicking(), "umount: {said}");
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
     }
 }

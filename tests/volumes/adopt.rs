@@ -1,27 +1,32 @@
 //! Adoption of what Cinder's GlusterFS driver left, made as Cinder makes it (G16, X5).
 
 use crate::support::cinder::{BLOCK, CinderVolume};
-use crate::support::domain::{Domain, write_at};
+use crate::support::domain::{Domain, On, write_at};
 use crate::{answer, said, strata};
 use rstest::rstest;
 use serde_json::json;
 use std::os::unix::fs::MetadataExt;
 use strata::image::lock::ImageLock;
-use strata::volume::{Access, SnapshotHandle, VolumeId};
+use strata::volume::{Access, Policy, SnapshotHandle, VolumeId};
 
 #[rstest]
-fn a_volume_with_snapshots_is_adopted_and_lives_on(#[values("raw", "qcow2")] format: &str) {
-    let domain = Domain::new();
+#[case(On::Folder, "raw")]
+#[case(On::Folder, "qcow2")]
+#[case(On::Gluster, "raw")]
+fn a_volume_with_snapshots_is_adopted_and_lives_on(#[case] on: On, #[case] format: &str) {
+    let domain = Domain::of(on, Policy::default());
     let volumes = &domain.volumes;
     let root = &volumes.share().root;
-    std::fs::create_dir(root.join("cinder")).unwrap();
-    let cinder = CinderVolume::new(&root.join("cinder"), format, 3);
+    let folder = domain.name("cinder");
+    std::fs::create_dir(root.join(&folder)).unwrap();
+    let cinder = CinderVolume::new(&root.join(&folder), format, 3);
     let inode = std::fs::metadata(cinder.path("")).unwrap().ino();
     // As Cinder's user has them.
-    for file in std::fs::read_dir(root.join("cinder")).unwrap() {
+    for file in std::fs::read_dir(root.join(&folder)).unwrap() {
         std::os::unix::fs::chown(file.unwrap().path(), Some(165), Some(165)).unwrap();
     }
-    let arguments = ["--cinder", &cinder.id, "--from", "cinder"];
+    let name = domain.name("db");
+    let arguments = ["--cinder", &cinder.id, "--from", &folder, "--name", &name];
     let adopted = answer(volumes, "import", &[&arguments[..], &["--manifest"]].concat());
     let volume: VolumeId = cinder.id.parse().unwrap();
     assert_eq!(
@@ -35,7 +40,7 @@ fn a_volume_with_snapshots_is_adopted_and_lives_on(#[values("raw", "qcow2")] for
         let meta = std::fs::metadata(volumes.layout().image(volume, &cinder.name(layer))).unwrap();
         assert_eq!((meta.mode() & 0o777, meta.uid(), meta.gid()), (0o600, 0, 0));
     }
-    assert_eq!(std::fs::read_dir(root.join("cinder")).unwrap().count(), 0);
+    assert_eq!(std::fs::read_dir(root.join(&folder)).unwrap().count(), 0);
     let report = volumes.inspect(volume).unwrap();
     assert_eq!((report.problems, report.pending), (vec![], vec![]));
     let handles: Vec<SnapshotHandle> = adopted["snapshots"]
