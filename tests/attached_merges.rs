@@ -11,7 +11,7 @@ use strata::attach::EXPORT;
 use strata::qsd::qmp::Client;
 use strata::qsd::{DaemonHost, command};
 use strata::volume::*;
-use support::domain::{Domain, read_start, write_at};
+use support::domain::{Domain, On, read_start, write_at};
 
 const BLOCK: usize = 64 << 10;
 const LENGTH: usize = 256 * BLOCK;
@@ -37,7 +37,11 @@ struct InUse {
 
 impl InUse {
     fn new(policy: Policy, kind: VolumeKind, rounds: &[std::ops::Range<usize>]) -> InUse {
-        let domain = Domain::with(policy);
+        InUse::of(On::Folder, policy, kind, rounds)
+    }
+
+    fn of(on: On, policy: Policy, kind: VolumeKind, rounds: &[std::ops::Range<usize>]) -> InUse {
+        let domain = Domain::of(on, policy);
         let volume = domain.create("pvc", kind);
         let device = domain.attach(volume, Access::Block);
         let mut this = InUse { domain, volume, device, points: Vec::new(), now: vec![0; LENGTH] };
@@ -137,14 +141,17 @@ fn under_load<T>(device: &Path, work: impl FnOnce() -> T) -> T {
 }
 
 #[rstest::rstest]
-#[case::qcow2(VolumeKind::Qcow2, &[0..40, 4..10, 8..12])]
-#[case::upwards(VolumeKind::Qcow2, &[0..3, 2..40, 8..12])]
-#[case::raw(VolumeKind::RawSparse, &[0..8, 4..20, 8..12])]
+#[case::qcow2(On::Folder, VolumeKind::Qcow2, &[0..40, 4..10, 8..12])]
+#[case::upwards(On::Folder, VolumeKind::Qcow2, &[0..3, 2..40, 8..12])]
+#[case::raw(On::Folder, VolumeKind::RawSparse, &[0..8, 4..20, 8..12])]
+#[case::raw_on_glusterfs(On::Gluster, VolumeKind::RawSparse, &[0..40, 4..10, 8..12])]
+#[case::upwards_on_glusterfs(On::Gluster, VolumeKind::Qcow2, &[0..3, 2..40, 8..12])]
 fn layers_are_merged_while_the_volume_is_written_to(
+    #[case] on: On,
     #[case] kind: VolumeKind,
     #[case] rounds: &[std::ops::Range<usize>],
 ) {
-    let mut used = InUse::new(fast(), kind, rounds);
+    let mut used = InUse::of(on, fast(), kind, rounds);
     used.delete(0);
     let device = used.device.clone();
     under_load(&device, || used.domain.volumes.tidy(used.volume)).unwrap();

@@ -10,12 +10,14 @@ use strata::host::mount::FsType;
 use strata::image::lock::{ImageLock, LockError};
 use strata::qsd::{DaemonHost, LocalDaemons};
 use strata::volume::*;
-use support::domain::{Domain, read_start, write_at};
+use support::domain::{Domain, On, read_start, write_at};
 
 const LENGTH: usize = 1 << 20;
 
 struct Node<'a> {
     domain: &'a Domain,
+    /// As this node has the share.
+    volumes: Volumes,
     id: NodeId,
     staging: Arc<Staging>,
     daemons: Arc<LocalDaemons>,
@@ -24,12 +26,12 @@ struct Node<'a> {
 impl Node<'_> {
     fn first(domain: &Domain) -> Node<'_> {
         let (staging, daemons) = (domain.staging.clone(), domain.daemons.clone());
-        Node { domain, id: domain.node.clone(), staging, daemons }
+        Node { domain, volumes: domain.volumes.clone(), id: domain.node.clone(), staging, daemons }
     }
 
     fn second(domain: &Domain) -> Node<'_> {
         let (id, staging, daemons) = domain.add_node("node-2");
-        Node { domain, id, staging, daemons }
+        Node { domain, volumes: domain.volumes.clone(), id, staging, daemons }
     }
 
     fn place(&self, volume: VolumeId) -> PathBuf {
@@ -37,12 +39,12 @@ impl Node<'_> {
     }
 
     fn attach(&self, volume: VolumeId, access: &Access, purpose: Purpose) -> Result<PathBuf, Error> {
-        self.domain.volumes.publish(volume, &self.id, purpose)?;
+        self.volumes.publish(volume, &self.id, purpose)?;
         let place = self.place(volume);
         let (staging_path, target_path) = (place.join("staging"), place.join("target"));
         std::fs::create_dir_all(&staging_path).unwrap();
         let request = StageVolume { volume, staging_path: staging_path.clone(), access: access.clone() };
-        self.staging.stage(&self.domain.volumes, &request)?;
+        self.staging.stage(&self.volumes, &request)?;
         let target = PublishTarget {
             staging_path,
             target_path: target_path.clone(),
@@ -62,7 +64,7 @@ impl Node<'_> {
 
     fn detach(&self, volume: VolumeId) {
         self.unstage(volume);
-        self.domain.volumes.unpublish(volume, Some(&self.id)).unwrap();
+        self.volumes.unpublish(volume, Some(&self.id)).unwrap();
     }
 
     /// kill -9 of every storage daemon of this node.
@@ -289,6 +291,71 @@ fn a_volume_that_is_read_can_be_cut_and_cloned(
     assert!(record(&domain, volume).layers.len() < before.len(), "nothing was merged after the readers left");
     assert!(domain.read_snapshot(&second, LENGTH) == [7; LENGTH]);
     assert!(domain.read(volume, LENGTH) == [7; LENGTH]);
+    domain.check(volume);
+}
+
+/// G1, invariants 1 and 3: on GlusterFS with a mount for each node, controllers on both. What one writes, cuts and lets go of,
+/// the other has at once, though it had just looked; both read while the volume is cut; it grows on one for the other.
+#[rstest]
+fn nodes_on_two_mounts_have_one_volume(#[values(VolumeKind::Qcow2, VolumeKind::RawSparse)] kind: VolumeKind) {
+    let mut domain = Domain::of(On::Gluster, Policy::default());
+    let there = domain.other_mount();
+    let (one, mut two) = (Node::first(&domain), Node::second(&domain));
+    two.volumes = there;
+    let two = two;
+    let volume = domain.create("pvc-shared", kind);
+    let device = one.attach(volume, &Access::Block, Purpose::Write).unwrap();
+    write_at(&device, 0, &[7; LENGTH]);
+    // Everything that a stale cache could keep: folder, record, header and data.
+    let look = || {
+        let folder = two.volumes.layout().volume(volume);
+        for file in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if file.is_file() {
+                let mut start = Vec::new();
+                let file = std::fs::File::open(file).unwrap();
+                std::io::Read::read_to_end(&mut std::io::Read::take(file, LENGTH as u64), &mut start)
+                    .unwrap();
+            }
+        }
+    };
+    look();
+    let first = two.volumes.snapshot(volume, "s1").unwrap();
+    write_at(&device, 0, &[8; LENGTH]);
+    look();
+    let clone = domain.create_from("pvc-clone", kind, Some(VolumeSource::Snapshot(first.handle.clone())));
+    let copied = two.attach(clone, &Access::Block, Purpose::Read).unwrap();
+    assert!(read_start(&copied, LENGTH) == [7; LENGTH]);
+    two.detach(clone);
+    look();
+    one.detach(volume);
+    let device = two.attach(volume, &Access::Block, Purpose::Write).unwrap();
+    assert!(read_start(&device, LENGTH) == [8; LENGTH]);
+    write_at(&device, 0, &[9; LENGTH]);
+    two.detach(volume);
+
+    let devices = [&one, &two].map(|node| node.attach(volume, &Access::Block, Purpose::Read).unwrap());
+    let second = domain.volumes.snapshot(volume, "s2").unwrap();
+    for device in &devices {
+        assert!(read_start(device, LENGTH) == [9; LENGTH]);
+    }
+    one.detach(volume);
+    two.detach(volume);
+    look();
+    domain.volumes.expand(volume, Some(2 << 30), None).unwrap();
+    let device = two.attach(volume, &Access::Block, Purpose::Write).unwrap();
+    let end = (2 << 30) - LENGTH as u64;
+    write_at(&device, end, &[5; LENGTH]);
+    two.detach(volume);
+    let device = one.attach(volume, &Access::Block, Purpose::Read).unwrap();
+    let mut found = vec![0; LENGTH];
+    let file = std::fs::File::open(&device).unwrap();
+    std::os::unix::fs::FileExt::read_exact_at(&file, &mut found, end).unwrap();
+    assert!(found == [5; LENGTH] && read_start(&device, LENGTH) == [9; LENGTH]);
+    drop(file);
+    one.detach(volume);
+    for (snapshot, value) in [(first, 7), (second, 9)] {
+        assert!(domain.read_snapshot(&snapshot, LENGTH) == [value; LENGTH]);
+    }
     domain.check(volume);
 }
 
