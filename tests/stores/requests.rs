@@ -34,7 +34,7 @@ pub fn store(endpoint: &str) -> ObjectBacked {
 async fn requests_carry_no_checksums_and_bodies_unsigned() {
     let server = S3Server::start();
     let recorder = Faulty::start(&server.endpoint, |_| Fault::None);
-    let store = store(&recorder.endpoint);
+    let store = ObjectBacked::s3("bucket", "", &patient(&recorder.endpoint)).unwrap();
     store.ensure().await.unwrap();
     store.put("a/put", Bytes::from(vec![1; 100_000])).await.unwrap();
     store.put_new("a/new", Bytes::from(vec![2; 100_000])).await.unwrap();
