@@ -68,10 +68,10 @@ async fn an_incremental_asks_for_its_volume_alone() {
     let made = create(&engine, &data, &small(volume, ParentChoice::Latest)).await.unwrap();
     assert_eq!(made.parent_id, Some(chain[1].backup_id));
     let of_volume = format!("volume_{volume}/");
-    let listed = asked.listed.lock().unwrap();
+    let listed = std::mem::take(&mut *asked.listed.lock().unwrap());
     assert!(listed.iter().all(|prefix| prefix.starts_with(&of_volume)), "{listed:?}");
     assert_eq!(listed.iter().filter(|prefix| **prefix == of_volume).count(), 1, "{listed:?}");
-    let got = asked.got.lock().unwrap();
+    let got = std::mem::take(&mut *asked.got.lock().unwrap());
     let mut manifests: Vec<&String> = got.iter().filter(|key| !key.starts_with(&made.prefix)).collect();
     manifests.sort();
     // Of two that were begun in one second both are read to tell which is the newer.
@@ -80,8 +80,6 @@ async fn an_incremental_asks_for_its_volume_alone() {
     expected.sort();
     assert_eq!(manifests, expected.iter().collect::<Vec<_>>());
     // So does who deletes a backup and knows its volume.
-    drop((listed, got));
-    asked.listed.lock().unwrap().clear();
     engine.delete_of(Some(volume), made.backup_id).await.unwrap();
     let listed = asked.listed.lock().unwrap();
     assert!(!listed.is_empty() && listed.iter().all(|prefix| prefix.starts_with(&of_volume)), "{listed:?}");
