@@ -16,7 +16,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     // What a process tells of itself; it asks nobody.
     ("metrics", &[]),
     ("backup", &["host", "image", "qsd", "attach", "gluster", "volume"]),
-    ("kube", &["gluster", "volume", "backup"]),
+    ("kube", &["gluster", "volume", "metrics", "backup"]),
     ("data", &["host", "image", "qsd", "attach", "gluster", "volume", "rpc"]),
     ("agent", &["host", "image", "qsd", "attach", "gluster", "volume", "rpc", "metrics", "data"]),
     (

@@ -3,8 +3,10 @@
 use super::backup::Jobs;
 use super::clock::Clock;
 use super::crd::backup::VolumeBackup;
+use super::due::Wanted;
 use super::events::Events;
 use crate::gluster::ShareKey;
+use crate::metrics::BackupCounts;
 use crate::volume::Volumes;
 use ::kube::Client;
 use std::sync::Arc;
@@ -44,6 +46,10 @@ pub struct Context {
     pub clock: Arc<dyn Clock>,
     /// Words to people.
     pub events: Events,
+    /// What is counted.
+    pub counts: BackupCounts,
+    /// The claims of schedules.
+    pub wanted: Wanted,
 }
 
 impl Context {

@@ -7,15 +7,18 @@ use super::crd::backup::VolumeBackup;
 use super::crd::repository::BackupRepository;
 use super::crd::schedule::BackupSchedule;
 use super::crd::snapshot::{VolumeSnapshot, VolumeSnapshotClass};
+use super::due::Wanted;
 use super::error::Error;
 use super::events::Events;
+use super::figures::{Objects, figures};
 use super::lease::{Election, LeaseSettings};
 use super::names;
 use super::repository;
 use super::schedule;
 use super::trigger::{self, WithClasses};
+use crate::metrics::{BackupCounts, Metrics};
 use ::kube::runtime::controller::{Action, Controller};
-use ::kube::runtime::reflector::{self, ObjectRef};
+use ::kube::runtime::reflector::{self, ObjectRef, Store};
 use ::kube::runtime::watcher;
 use ::kube::runtime::{WatchStreamExt, controller};
 use ::kube::{Api, Client, Resource};
@@ -41,6 +44,8 @@ pub struct Parts {
     pub lease: LeaseSettings,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// What is told of it.
+    pub metrics: Metrics,
 }
 
 /// Waits until this process leads, works until `stop`, and lets the next one lead. An error: it leads no longer, and must
@@ -48,12 +53,14 @@ pub struct Parts {
 pub async fn serve(parts: Parts, stop: impl Future<Output = ()>) -> Result<(), Error> {
     let mut election = Election::new(parts.client.clone(), parts.lease);
     tokio::pin!(stop);
+    let counts = BackupCounts::new(&parts.metrics);
     tracing::info!("waiting for the Lease");
     tokio::select! {
         () = election.win() => {}
         () = &mut stop => return Ok(()),
     }
     tracing::info!("this process leads");
+    counts.leads(true);
     let jobs = Jobs::new(parts.settings.workers);
     let events = Events::new(parts.client.clone(), &parts.settings.driver, &parts.settings.identity);
     let context = Arc::new(Context {
@@ -63,16 +70,22 @@ pub async fn serve(parts: Parts, stop: impl Future<Output = ()>) -> Result<(), E
         jobs,
         clock: parts.clock,
         events,
+        counts,
+        wanted: Wanted::default(),
     });
     // Ends with this function, whichever way that ends.
     let mut work = JoinSet::new();
-    spawn_all(&mut work, &context);
+    let stores = spawn_all(&mut work, &context);
+    let driver = context.settings.driver.clone();
+    let wanted = context.wanted.clone();
+    parts.metrics.look(move || figures(&stores.objects(&driver, &wanted)));
     let lost = tokio::select! {
         lost = election.keep() => Some(lost),
         () = &mut stop => None,
     };
     // First nothing new is begun.
     work.shutdown().await;
+    context.counts.leads(false);
     if let Some(lost) = lost {
         context.jobs.stop_all(Duration::ZERO).await;
         return Err(lost);
@@ -81,7 +94,26 @@ pub async fn serve(parts: Parts, stop: impl Future<Output = ()>) -> Result<(), E
     election.release().await
 }
 
-fn spawn_all(work: &mut JoinSet<()>, context: &Arc<Context>) {
+/// All objects as they were last seen.
+struct Stores {
+    backups: Store<VolumeBackup>,
+    repositories: Store<BackupRepository>,
+    schedules: Store<BackupSchedule>,
+}
+
+impl Stores {
+    fn objects(&self, driver: &str, wanted: &Wanted) -> Objects {
+        Objects {
+            driver: driver.to_owned(),
+            backups: self.backups.state(),
+            repositories: self.repositories.state(),
+            schedules: self.schedules.state(),
+            wanted: wanted.clone(),
+        }
+    }
+}
+
+fn spawn_all(work: &mut JoinSet<()>, context: &Arc<Context>) -> Stores {
     let client = || context.client.clone();
     let (classes, class_writer) = reflector::store();
     let class_watch = watcher(Api::<VolumeSnapshotClass>::all(client()), watcher::Config::default());
@@ -92,27 +124,30 @@ fn spawn_all(work: &mut JoinSet<()>, context: &Arc<Context>) {
         }
     }));
     let with = Arc::new(WithClasses { context: Arc::clone(context), classes });
+    let snapshots = Controller::new(Api::<VolumeSnapshot>::all(client()), watcher::Config::default());
+    let schedules = Controller::new(Api::<BackupSchedule>::all(client()), watcher::Config::default())
+        .watches(
+            Api::<VolumeBackup>::all(client()),
+            watcher::Config::default().labels(names::SCHEDULE),
+            schedule::of_backup,
+        )
+        .reconcile_all_on(context.clock.jumps());
+    let schedule_store = schedules.store();
     work.spawn(async move {
         // Asked once: of several who wait for one store not each is woken.
         know_classes(&with).await;
-        let client = || with.context.client.clone();
-        let snapshots = Controller::new(Api::<VolumeSnapshot>::all(client()), watcher::Config::default());
-        let schedules = Controller::new(Api::<BackupSchedule>::all(client()), watcher::Config::default())
-            .watches(
-                Api::<VolumeBackup>::all(client()),
-                watcher::Config::default().labels(names::SCHEDULE),
-                schedule::of_backup,
-            )
-            .reconcile_all_on(with.context.clock.jumps());
         tokio::join!(
             drive(snapshots.run(trigger::reconcile, trigger::failed, Arc::clone(&with))),
             drive(schedules.run(schedule::reconcile, schedule::failed, Arc::clone(&with))),
         );
     });
     let repositories = Controller::new(Api::<BackupRepository>::all(client()), watcher::Config::default());
-    work.spawn(drive(repositories.run(repository::reconcile, repository::failed, Arc::clone(context))));
     let backups = Controller::new(Api::<VolumeBackup>::all(client()), watcher::Config::default());
+    let stores =
+        Stores { backups: backups.store(), repositories: repositories.store(), schedules: schedule_store };
+    work.spawn(drive(repositories.run(repository::reconcile, repository::failed, Arc::clone(context))));
     work.spawn(drive(backups.run(backup::reconcile, backup::failed, Arc::clone(context))));
+    stores
 }
 
 /// A snapshot that is looked at before its class is known would go without its backup.

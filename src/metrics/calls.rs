@@ -1,8 +1,8 @@
 //! gRPC calls: how many, how they ended, how long they took.
 
-use super::Metrics;
+use super::{Buckets, Metrics};
 use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::family::{Family, MetricConstructor};
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use std::time::Instant;
@@ -21,15 +21,6 @@ struct Running {
     method: &'static str,
 }
 
-#[derive(Clone, Debug)]
-struct Buckets;
-
-impl MetricConstructor<Histogram> for Buckets {
-    fn new_metric(&self) -> Histogram {
-        Histogram::new(SECONDS)
-    }
-}
-
 /// The calls that a process serves.
 #[derive(Clone, Debug)]
 pub struct Calls {
@@ -40,7 +31,7 @@ pub struct Calls {
 /// Told to nobody.
 impl Default for Calls {
     fn default() -> Self {
-        Calls { ended: Family::new_with_constructor(Buckets), running: Family::default() }
+        Calls { ended: Family::new_with_constructor(Buckets(&SECONDS)), running: Family::default() }
     }
 }
 

@@ -1,8 +1,8 @@
 //! What snapshots of attached volumes cost their pods.
 
-use super::Metrics;
+use super::{Buckets, Metrics};
 use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::family::{Family, MetricConstructor};
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use std::time::Duration;
 
@@ -14,15 +14,6 @@ struct Kind {
     consistency: &'static str,
 }
 
-#[derive(Clone, Debug)]
-struct Buckets;
-
-impl MetricConstructor<Histogram> for Buckets {
-    fn new_metric(&self) -> Histogram {
-        Histogram::new(SECONDS)
-    }
-}
-
 /// The pauses of a node's cuts.
 #[derive(Clone, Debug)]
 pub struct Cuts(Family<Kind, Histogram, Buckets>);
@@ -30,7 +21,7 @@ pub struct Cuts(Family<Kind, Histogram, Buckets>);
 /// Told to nobody.
 impl Default for Cuts {
     fn default() -> Self {
-        Cuts(Family::new_with_constructor(Buckets))
+        Cuts(Family::new_with_constructor(Buckets(&SECONDS)))
     }
 }
 

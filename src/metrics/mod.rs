@@ -2,20 +2,28 @@
 //!
 //! Each group of metrics belongs to whoever counts: it is made over a [`Metrics`] and handed on. There is nothing global.
 
+mod backups;
 mod calls;
 mod cuts;
+mod daemons;
 mod looked;
+mod restores;
 mod serve;
 mod shares;
 
+pub use backups::{BackupCounts, Moved, Moving, Outcome};
 pub use calls::Calls;
 pub use cuts::Cuts;
+pub use daemons::{DaemonFigures, daemon_samples};
 pub use looked::{Sample, Samples};
+pub use restores::{Held, Restore, RestoreCounts};
 pub use serve::serve;
-pub use shares::{ShareFigures, ShareGauges};
+pub use shares::{MergeFigures, ShareFigures, ShareGauges};
 
 use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::family::MetricConstructor;
 use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use std::fmt;
@@ -27,6 +35,20 @@ const PREFIX: &str = "strata";
 pub const SHARE_UP: &str = "share_up";
 /// Of an answer to a scrape.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Of jobs: from what is over at once to a day.
+const JOB_SECONDS: [f64; 12] =
+    [1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 7200.0, 14400.0, 28800.0, 86400.0];
+
+/// A histogram's bounds.
+#[derive(Clone, Debug)]
+struct Buckets(&'static [f64]);
+
+impl MetricConstructor<Histogram> for Buckets {
+    fn new_metric(&self) -> Histogram {
+        Histogram::new(self.0.iter().copied())
+    }
+}
 
 /// All metrics of a process.
 #[derive(Clone)]

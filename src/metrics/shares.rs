@@ -11,6 +11,12 @@ struct OfShare {
     share: String,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct InState {
+    share: String,
+    state: &'static str,
+}
+
 /// What was found on a share.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ShareFigures {
@@ -25,9 +31,26 @@ pub struct ShareFigures {
     /// Layers of the volume that has most.
     pub layers_max: u64,
     /// Volumes whose layers wait to be merged, or are.
-    pub merges: u64,
+    pub merges: MergeFigures,
     /// Volumes whose record cannot be read.
     pub damaged: u64,
+}
+
+/// Background work on a share's volumes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MergeFigures {
+    /// Volumes that wait.
+    pub waiting: u64,
+    /// Volumes that are worked on.
+    pub running: u64,
+    /// Volumes where it failed; it is tried again.
+    pub failed: u64,
+    /// When the longest of these began to wait, in Unix time; 0: there is none.
+    pub oldest: i64,
+    /// Bytes that those which run have copied.
+    pub copied: u64,
+    /// Bytes that those which run copy in all.
+    pub to_copy: u64,
 }
 
 type Gauges = Family<OfShare, Gauge>;
@@ -41,6 +64,10 @@ pub struct ShareGauges {
     volumes: Gauges,
     layers_max: Gauges,
     merges: Gauges,
+    merges_by_state: Family<InState, Gauge>,
+    merges_oldest: Gauges,
+    merges_copied: Gauges,
+    merges_to_copy: Gauges,
     damaged: Gauges,
 }
 
@@ -60,7 +87,16 @@ impl ShareGauges {
         add("share_volumes", "Volumes on the share", &self.volumes);
         add("share_layers_max", "Layers of the volume that has most", &self.layers_max);
         add("share_merges_pending", "Volumes whose layers wait to be merged, or are", &self.merges);
+        add(
+            "share_merge_oldest_timestamp_seconds",
+            "Since when the longest of them waits, in Unix time; 0: none does",
+            &self.merges_oldest,
+        );
+        add("share_merge_copied_bytes", "What the merges that run have copied", &self.merges_copied);
+        add("share_merge_size_bytes", "What the merges that run copy in all", &self.merges_to_copy);
         add("share_damaged_volumes", "Volumes whose record cannot be read", &self.damaged);
+        let by_state = "Volumes whose layers are to be merged, by what becomes of it";
+        registry.register("share_merges", by_state, self.merges_by_state.clone());
     }
 
     /// What a look at a share found.
@@ -71,7 +107,16 @@ impl ShareGauges {
         self.set(share, &self.provisioned, provisioned);
         self.set(share, &self.volumes, volumes);
         self.set(share, &self.layers_max, layers_max);
-        self.set(share, &self.merges, merges);
+        self.set(share, &self.merges, merges.waiting + merges.running + merges.failed);
+        for (state, count) in
+            [("waiting", merges.waiting), ("running", merges.running), ("failed", merges.failed)]
+        {
+            let labels = InState { share: share.to_owned(), state };
+            self.merges_by_state.get_or_create(&labels).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        self.set(share, &self.merges_oldest, u64::try_from(merges.oldest).unwrap_or(0));
+        self.set(share, &self.merges_copied, merges.copied);
+        self.set(share, &self.merges_to_copy, merges.to_copy);
         self.set(share, &self.damaged, damaged);
     }
 

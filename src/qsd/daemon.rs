@@ -26,6 +26,13 @@ impl DaemonName {
         name.parse().expect("a purpose of one short word leaves room for a UUID")
     }
 
+    /// What a daemon of that name is for, and the volume's id; as [`DaemonName::of`] put them together.
+    pub fn parts(&self) -> Option<(&str, &str)> {
+        let (front, volume) = self.0.split_at_checked(self.0.len().checked_sub(36)?)?;
+        let (purpose, _share) = front.strip_suffix('-')?.rsplit_once('-')?;
+        Some((purpose, volume))
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -100,4 +107,17 @@ pub trait DaemonHost: Send + Sync {
     fn stop(&self, name: &DaemonName) -> Result<(), DaemonError>;
     /// The running daemon of that name.
     fn find(&self, name: &DaemonName) -> Result<Option<Daemon>, DaemonError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_tells_what_it_was_made_of() {
+        let volume = uuid::Uuid::from_u128(7);
+        let name = DaemonName::of("merge", "s1", volume);
+        assert_eq!(name.parts(), Some(("merge", volume.to_string().as_str())));
+        assert_eq!("x".parse::<DaemonName>().unwrap().parts(), None);
+    }
 }

@@ -101,6 +101,20 @@ impl LocalDaemons {
         Ok(daemons)
     }
 
+    /// The bytes of memory that each running daemon really has.
+    pub fn memory(&self) -> Result<Vec<(Daemon, u64)>, DaemonError> {
+        let page = rustix::param::page_size() as u64;
+        let resident = |daemon: &Daemon| {
+            // Of this very instance, or of none: one that has just ended is left out.
+            let pages = fs::read_to_string(format!("/proc/{}/statm", daemon.pid)).ok()?;
+            let pages: u64 = pages.split_ascii_whitespace().nth(1)?.parse().ok()?;
+            self.running(&daemon.name).filter(|now| now.instance == daemon.instance)?;
+            Some(pages * page)
+        };
+        let all = self.list()?.into_iter();
+        Ok(all.filter_map(|daemon| resident(&daemon).map(|bytes| (daemon, bytes))).collect())
+    }
+
     /// Ends the daemons whose lease has run out. To be called every few seconds by who owns the folder.
     pub fn end_expired(&self) -> Result<(), DaemonError> {
         for daemon in self.list()? {

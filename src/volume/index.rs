@@ -75,10 +75,14 @@ enum Needed {
 
 /// What there is to do on a volume.
 #[derive(Clone, Copy, Debug, Default)]
-struct Work {
-    layers: usize,
-    /// For the background.
-    waits: bool,
+pub(super) struct Work {
+    pub layers: usize,
+    /// For the background, since about then, in Unix time.
+    pub waits: Option<i64>,
+    /// A merge is journaled.
+    pub merges: bool,
+    /// All of it is to go.
+    pub deleted: bool,
 }
 
 /// Tells one file from the next of the same name.
@@ -88,19 +92,6 @@ struct Stamp {
     modified: (i64, i64),
     size: u64,
     settled: bool,
-}
-
-/// How many volumes there are, and what waits on them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// That are not deleted.
-    pub volumes: usize,
-    /// The layers of the one that has most.
-    pub layers_max: usize,
-    /// With work for the background: merges, or files to be removed.
-    pub waiting: usize,
-    /// Whose record cannot be read.
-    pub damaged: usize,
 }
 
 /// A volume in a listing.
@@ -277,17 +268,11 @@ impl Volumes {
         Ok(())
     }
 
-    /// What is on the share and what waits there; some seconds old.
-    pub fn tally(&self) -> Result<Tally, Error> {
+    /// The work on each volume, and how many records cannot be read; some seconds old.
+    pub(super) fn work(&self) -> Result<(Vec<(VolumeId, Work)>, usize), Error> {
         self.count()?;
         let known = self.index.known();
-        let living = || known.volumes.values().filter(|entry| entry.state != State::Deleted);
-        Ok(Tally {
-            volumes: living().count(),
-            layers_max: living().map(|entry| entry.work.layers).max().unwrap_or(0),
-            waiting: known.volumes.values().filter(|entry| entry.work.waits).count(),
-            damaged: known.damaged.len(),
-        })
+        Ok((known.volumes.iter().map(|(id, entry)| (*id, entry.work)).collect(), known.damaged.len()))
     }
 
     fn look_at_all(&self, ids: &[VolumeId]) -> Result<(), Error> {
@@ -336,7 +321,12 @@ impl Volumes {
                 return Err(error);
             }
         };
-        let work = Work { layers: record.layers.len(), waits: wants_tidying(&record) };
+        let waited = self.index.known().volumes.get(&id).and_then(|entry| entry.work.waits);
+        // What was last written of it made the work, unless it was there before.
+        let since = waited.unwrap_or(stamp.modified.0);
+        let waits = wants_tidying(&record).then_some(since);
+        let (layers, merges) = (record.layers.len(), record.merge.is_some());
+        let work = Work { layers, waits, merges, deleted: record.state == State::Deleted };
         let view = (record.state == State::Ready).then(|| self.view(&record));
         let entry = Entry {
             stamp: Some(stamp),

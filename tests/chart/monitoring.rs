@@ -1,11 +1,19 @@
 //! K13: alerts and the dashboard ask for metrics that there are, and every alert has its section in the handbook.
 
-use crate::helm::rendered;
+use crate::helm::{chart, render, rendered};
 use crate::manifest::Manifest;
-use serde_json::Value;
+use serde_json::{Value, from_value, json};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
-use strata::metrics::{Calls, Cuts, Metrics, Sample, Samples, ShareFigures, ShareGauges};
+use strata::kube::crd::backup::VolumeBackup;
+use strata::kube::crd::repository::BackupRepository;
+use strata::kube::crd::schedule::BackupSchedule;
+use strata::kube::{Objects, figures};
+use strata::metrics::{
+    BackupCounts, Calls, Cuts, DaemonFigures, Metrics, Moved, Outcome, RestoreCounts, Sample, Samples,
+    ShareFigures, ShareGauges, daemon_samples,
+};
 
 /// All that a process of any role can tell; each group has counted something.
 fn told() -> BTreeSet<String> {
@@ -13,6 +21,15 @@ fn told() -> BTreeSet<String> {
     Calls::new(&metrics).begin("CreateVolume").end("OK");
     Cuts::new(&metrics).paused(Duration::from_millis(1), true);
     ShareGauges::new(&metrics).found("a:/v", &ShareFigures::default());
+    let counts = BackupCounts::new(&metrics);
+    counts.moving("r").has(Moved { read: 1, changed: 1, uploaded: 1 });
+    counts.ended("r", Outcome::Completed, Duration::from_secs(1));
+    counts.retry("r", "StoreError");
+    RestoreCounts::new(&metrics).begin().end(Outcome::Completed);
+    metrics.look(|| figures(&objects()));
+    metrics.look(|| {
+        daemon_samples(&[DaemonFigures { purpose: "volume".into(), volume: "v".into(), resident: 1 }])
+    });
     metrics.look(|| {
         let sample = Sample { labels: vec![("share", "a:/v".to_owned())], value: 1.0 };
         vec![Samples { name: strata::metrics::SHARE_UP, help: "Up", samples: vec![sample] }]
@@ -20,6 +37,37 @@ fn told() -> BTreeSet<String> {
     let text = metrics.text();
     let series = text.lines().filter(|line| !line.starts_with('#'));
     series.filter_map(|line| line.split(['{', ' ']).next()).map(str::to_owned).collect()
+}
+
+/// One of each kind, of which something is told.
+fn objects() -> Objects {
+    let backup = |phase: &str| -> VolumeBackup {
+        let status = json!({"phase": phase, "claim": "c", "completedAt": "2026-03-01T03:00:00Z"});
+        from_value(json!({
+            "metadata": {"name": phase, "namespace": "n"}, "spec": {"repository": "r"}, "status": status,
+        }))
+        .unwrap()
+    };
+    let usage = json!({"backups": 1, "volumes": 1, "bytes": 1});
+    let repository = json!({
+        "metadata": {"name": "r"}, "spec": {},
+        "status": {"reachable": true, "lastChecked": "2026-03-01T03:00:00Z", "usage": usage},
+    });
+    let schedule = json!({
+        "metadata": {"name": "s", "namespace": "n"},
+        "spec": {"schedule": "@daily", "selector": {}, "repository": "r"},
+    });
+    let schedule: Arc<BackupSchedule> = Arc::new(from_value(schedule).unwrap());
+    let repository: BackupRepository = from_value(repository).unwrap();
+    let claim = from_value(json!({"metadata": {"name": "c"}})).unwrap();
+    let objects = Objects {
+        backups: vec![Arc::new(backup("Completed")), Arc::new(backup("Pending"))],
+        repositories: vec![Arc::new(repository)],
+        schedules: vec![Arc::clone(&schedule)],
+        ..Objects::default()
+    };
+    objects.wanted.selects(&schedule, &[claim]);
+    objects
 }
 
 /// The names in a text that are metrics of ours.
@@ -73,6 +121,17 @@ fn every_alert_has_its_section() {
     }
     let sections = handbook.lines().filter(|line| line.starts_with("### Strata")).count();
     assert_eq!(sections, alerts().len(), "a section is of an alert");
+}
+
+/// Those of backups are there where backups are made.
+#[test]
+fn without_backups_nobody_is_woken_for_them() {
+    let files = [chart().join("ci/shares-values.yaml")];
+    let rules =
+        |more: &[&str]| render(&files, &[&["metrics.prometheusRule.create=true"], more].concat()).unwrap();
+    let (with, without) = (rules(&[]), rules(&["backup.enabled=false"]));
+    assert!(with.contains("strata_share_up") && with.contains("strata_backup_leads"));
+    assert!(without.contains("strata_share_up") && !without.contains("strata_backup"));
 }
 
 /// What is told is in the handbook's table.

@@ -3,6 +3,7 @@
 use super::agent::AgentTlsArgs;
 use super::args::{DRIVER, DataSocketArg, QemuImgArg, ShareArgs};
 use super::kube::KubeArgs;
+use super::metrics::{MetricsArgs, tell_shares};
 use super::parts::{DataShares, look_after, tools};
 use super::policy::PolicyArgs;
 use super::{runtime, stop_signal};
@@ -54,6 +55,8 @@ pub struct BackupServeArgs {
     #[command(flatten)]
     policy: PolicyArgs,
     #[command(flatten)]
+    metrics: MetricsArgs,
+    #[command(flatten)]
     qemu: QemuImgArg,
 }
 
@@ -82,6 +85,7 @@ impl BackupServeArgs {
         };
         let runtime = runtime()?;
         let served = runtime.block_on(async {
+            let metrics = self.metrics.start("backup").await?;
             let client = self.kube.client().await?;
             let data = DataClient::new(&self.data.data_socket)?;
             let certificates = self.agent_tls.certificates(&self.driver_name, Side::Client)?;
@@ -91,13 +95,14 @@ impl BackupServeArgs {
             let agents = AgentClient::new(Handle::current(), CUT_LIMIT).with_certificates(certificates);
             let tools = tools(&data, self.qemu.qemu_img, agents, self.policy.policy()?);
             let shares = Arc::new(Shares::new(specs, Arc::new(DataShares::new(data)), tools));
+            tell_shares(&metrics, &shares);
             look_after(Arc::clone(&shares), self.shares.file(), |_| ()).await;
             let stop = async {
                 if let Err(error) = stop_signal().await {
                     tracing::error!(%error, "stopping");
                 }
             };
-            let parts = Parts { client, shares, settings, lease, clock: Arc::new(SystemClock) };
+            let parts = Parts { client, shares, settings, lease, clock: Arc::new(SystemClock), metrics };
             kube::serve(parts, stop).await.context("backups")
         });
         // What is cut off is gone on with by the next process.

@@ -11,7 +11,7 @@ use crate::agent::{AgentClient, CUT_LIMIT};
 use crate::backup::repositories::Repositories;
 use crate::csi::{ControllerService, IdentityService, Restores, Shares, Tidy};
 use crate::data::DataClient;
-use crate::metrics::{Calls, ShareGauges};
+use crate::metrics::{Calls, RestoreCounts, ShareGauges};
 use crate::rpc::csi::controller_server::ControllerServer;
 use crate::rpc::csi::identity_server::IdentityServer;
 use crate::rpc::tls::{Side, keep_watch};
@@ -83,7 +83,7 @@ impl ControllerArgs {
             look_after(Arc::clone(&shares), self.shares.file(), move |volumes| look_at(&gauges, &volumes))
                 .await;
             let tidy = Tidy::new(Handle::current());
-            let restores = Restores::new(Handle::current(), repositories);
+            let restores = Restores::new(Handle::current(), repositories, RestoreCounts::new(&metrics));
             let listener = uds::bind(&self.socket)?;
             sweep_regularly(Arc::clone(&shares), tidy.clone());
             let router = Server::builder()

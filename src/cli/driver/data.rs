@@ -1,6 +1,7 @@
 //! `strata data`: share mounts and storage daemons that outlive the driver's own processes.
 
 use super::args::QemuStorageDaemonArg;
+use super::metrics::{MetricsArgs, tell_daemons};
 use super::{private_dir, runtime, serve, stop_signal};
 use crate::data::{DataService, MountedShares, protect};
 use crate::qsd::{Daemon, DaemonHost, LocalDaemons};
@@ -36,6 +37,8 @@ pub struct DataArgs {
     /// then. For a container, which takes every process with it. Without it they are left running.
     #[arg(long, env = "STRATA_DATA_DRAIN", value_name = "SECONDS")]
     drain: Option<u32>,
+    #[command(flatten)]
+    metrics: MetricsArgs,
     #[command(flatten)]
     qemu: QemuStorageDaemonArg,
 }
@@ -110,6 +113,8 @@ impl DataArgs {
         }
         let runtime = runtime()?;
         let served = runtime.block_on(async {
+            let metrics = self.metrics.start("data").await?;
+            tell_daemons(&metrics, &daemons);
             let adopting = Arc::clone(&shares);
             tokio::task::spawn_blocking(move || adopting.adopt());
             tokio::spawn(end_expired(Arc::clone(&daemons)));

@@ -1,7 +1,10 @@
 //! What a role tells of itself, as an argument.
 
 use crate::csi::Shares;
-use crate::metrics::{self, Metrics, Sample, Samples, ShareFigures, ShareGauges};
+use crate::metrics::{
+    self, DaemonFigures, MergeFigures, Metrics, Sample, Samples, ShareFigures, ShareGauges, daemon_samples,
+};
+use crate::qsd::LocalDaemons;
 use crate::volume::{Error, Volumes};
 use anyhow::{Context, Result};
 use clap::Args;
@@ -47,6 +50,26 @@ pub fn tell_shares(metrics: &Metrics, shares: &Arc<Shares>) {
     });
 }
 
+/// Tells how much memory the storage daemons take.
+pub fn tell_daemons(metrics: &Metrics, daemons: &Arc<LocalDaemons>) {
+    let daemons = Arc::clone(daemons);
+    metrics.look(move || {
+        let found = daemons.memory().unwrap_or_else(|error| {
+            tracing::debug!(%error, "no figures of storage daemons");
+            Vec::new()
+        });
+        let figures = found.iter().filter_map(|(daemon, resident)| {
+            let (purpose, volume) = daemon.name.parts()?;
+            Some(DaemonFigures {
+                purpose: purpose.to_owned(),
+                volume: volume.to_owned(),
+                resident: *resident,
+            })
+        });
+        daemon_samples(&figures.collect::<Vec<_>>())
+    });
+}
+
 /// Looks at a share for its figures; blocking. What fails is told by whoever needs the share.
 pub fn look_at(gauges: &ShareGauges, volumes: &Volumes) {
     match figures(volumes) {
@@ -65,7 +88,14 @@ fn figures(volumes: &Volumes) -> Result<ShareFigures, Error> {
         provisioned: capacity.provisioned,
         volumes: count(tally.volumes),
         layers_max: count(tally.layers_max),
-        merges: count(tally.waiting),
+        merges: MergeFigures {
+            waiting: count(tally.work.waiting),
+            running: count(tally.work.running),
+            failed: count(tally.work.failed),
+            oldest: tally.work.oldest.unwrap_or(0),
+            copied: tally.work.copied,
+            to_copy: tally.work.to_copy,
+        },
         damaged: count(tally.damaged),
     })
 }

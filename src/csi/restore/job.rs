@@ -2,7 +2,8 @@
 
 use super::Restores;
 use super::refusal::Refusal;
-use crate::backup::{Canceller, Progress, RestoreOptions};
+use crate::backup::{Cancel, Canceller, Progress, RestoreOptions};
+use crate::metrics::{Outcome, Restore};
 use crate::volume::{Error, RestoreTurn, VolumeHandle, VolumeId, Volumes};
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,7 +43,10 @@ impl Drop for Running {
 
 async fn run(running: &Running, volumes: Volumes, volume: VolumeId, progress: &Progress) {
     let handle = &running.handle;
+    let counts = &running.restores.0.counts;
+    let waiting = counts.wait();
     let Ok(_slot) = running.restores.0.slots.acquire().await else { return };
+    drop(waiting);
     let turn = match blocking(move || volumes.restore_turn(volume)).await {
         Ok(Some(turn)) => Arc::new(turn),
         Ok(None) => {
@@ -55,9 +59,13 @@ async fn run(running: &Running, volumes: Volumes, volume: VolumeId, progress: &P
         }
     };
     tracing::info!(volume = %handle, backup = %turn.backup, bytes = turn.bytes, "a restore begins");
-    let fetched = fetch(running, &turn, progress).await;
+    let mut counted = counts.begin();
+    let (canceller, cancel) = Canceller::new();
+    let watch = tokio::spawn(watch(Arc::clone(&turn), canceller, progress.clone()));
+    let fetched = fetch(running, &turn, progress, &cancel, &mut counted).await;
+    watch.abort();
     let ended = blocking(move || match fetched {
-        Ok(()) => turn.finish().map(drop).inspect_err(|error| {
+        Ok(()) => turn.finish().map(|_| true).inspect_err(|error| {
             if !matches!(error, Error::Fenced { .. }) {
                 let Refusal { kind, message, .. } = Refusal::from(error);
                 turn.fail(kind, &message);
@@ -65,17 +73,29 @@ async fn run(running: &Running, volumes: Volumes, volume: VolumeId, progress: &P
         }),
         Err(Refusal { kind, message, .. }) => {
             turn.fail(kind, &message);
-            Ok(())
+            Ok(false)
         }
     });
-    match ended.await {
-        Ok(()) => tracing::info!(volume = %handle, "a restore has ended"),
+    let ended = ended.await;
+    counted.end(match &ended {
+        _ if cancel.is_asked() => Outcome::Cancelled,
+        Ok(true) => Outcome::Completed,
+        _ => Outcome::Failed,
+    });
+    match ended {
+        Ok(_) => tracing::info!(volume = %handle, "a restore has ended"),
         Err(error) => tracing::warn!(volume = %handle, %error, "a restore has ended without its volume"),
     }
 }
 
 /// Fetches and verifies all of it into the turn's file.
-async fn fetch(running: &Running, turn: &Arc<RestoreTurn>, progress: &Progress) -> Result<(), Refusal> {
+async fn fetch(
+    running: &Running,
+    turn: &RestoreTurn,
+    progress: &Progress,
+    cancel: &Cancel,
+    counted: &mut Restore,
+) -> Result<(), Refusal> {
     let from = &turn.backup;
     let repository = running.restores.0.repositories.open(&from.repository).await;
     let repository = repository.map_err(|error| Refusal::from(&error))?;
@@ -86,10 +106,16 @@ async fn fetch(running: &Running, turn: &Arc<RestoreTurn>, progress: &Progress) 
         limits: repository.limits,
         ..RestoreOptions::new(from.backup, turn.target())
     };
-    let (canceller, cancel) = Canceller::new();
-    let watch = tokio::spawn(watch(Arc::clone(turn), canceller, progress.clone()));
-    let restored = repository.engine.restore(&options, progress, &cancel).await;
-    watch.abort();
+    let restore = repository.engine.restore(&options, progress, cancel);
+    tokio::pin!(restore);
+    let mut ticks = tokio::time::interval(WATCH);
+    let restored = loop {
+        tokio::select! {
+            restored = &mut restore => break restored,
+            _ = ticks.tick() => counted.has(progress.state().done),
+        }
+    };
+    counted.has(progress.state().done);
     let report = restored.map_err(|error| Refusal::from(&error))?;
     if report.bytes_total != turn.bytes {
         let (found, before) = (report.bytes_total, turn.bytes);

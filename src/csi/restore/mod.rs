@@ -13,6 +13,7 @@ pub(super) use usage::{fits, parameters};
 
 use crate::backup::repositories::Repositories;
 use crate::backup::{BackupPoint, Progress};
+use crate::metrics::RestoreCounts;
 use crate::volume::{
     BackupHandle, CreateVolume, Error, Restored, VolumeHandle, VolumeId, VolumeView, Volumes,
 };
@@ -40,17 +41,19 @@ struct Inner {
     repositories: Arc<dyn Repositories>,
     looks: Looks,
     running: Mutex<BTreeMap<VolumeHandle, Progress>>,
+    counts: RestoreCounts,
     slots: Semaphore,
 }
 
 impl Restores {
-    /// `runtime` runs the jobs.
-    pub fn new(runtime: Handle, repositories: Arc<dyn Repositories>) -> Self {
+    /// `runtime` runs the jobs, which are counted there.
+    pub fn new(runtime: Handle, repositories: Arc<dyn Repositories>, counts: RestoreCounts) -> Self {
         Restores(Arc::new(Inner {
             runtime,
             repositories,
             looks: Looks::default(),
             running: Mutex::default(),
+            counts,
             slots: Semaphore::new(AT_A_TIME),
         }))
     }

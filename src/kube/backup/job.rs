@@ -13,12 +13,14 @@ use crate::kube::crd::set_condition;
 use crate::kube::crd::snapshot::VolumeSnapshot;
 use crate::kube::error::has_code;
 use crate::kube::names::{BACKUP_HANDLE, BACKUP_PHASE};
+use crate::metrics::Outcome;
 use crate::volume::Pinned;
 use ::kube::api::{Patch, PatchParams};
 use ::kube::{Api, ResourceExt};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::sync::Notify;
 
 /// How others reach a job.
@@ -93,7 +95,18 @@ async fn attempt(
     // It may have waited for hours.
     let opened = plan::open(context, writer).await?;
     let attempt = Try { context, pinned: &pinned, canceller: &reins.canceller, cancel: &reins.cancel };
-    attempt.make(writer, opened).await
+    let begun = Instant::now();
+    let made = attempt.make(writer, opened).await;
+    context.counts.ended(&writer.object.spec.repository, outcome(&made), begun.elapsed());
+    made
+}
+
+fn outcome(made: &Result<(), Failure>) -> Outcome {
+    match made {
+        Ok(()) => Outcome::Completed,
+        Err(failure) if failure.is_cancelled => Outcome::Cancelled,
+        Err(_) => Outcome::Failed,
+    }
 }
 
 fn context_uid(writer: &StatusWriter) -> String {
@@ -132,8 +145,9 @@ async fn fail(
     status.failures = Some(failures);
     let after = wait.and_then(|wait| SignedDuration::try_from(wait).ok());
     status.retry_at = after.and_then(|after| Timestamp::now().checked_add(after).ok());
-    if wait.is_none() {
-        status.holder = None;
+    match wait {
+        None => status.holder = None,
+        Some(_) => context.counts.retry(&writer.object.spec.repository, failure.reason),
     }
     set_condition(&mut status.conditions, "Complete", false, failure.reason, &failure.message);
     let name = writer.object.name_any();

@@ -10,6 +10,7 @@ use crate::backup::{
 use crate::kube::context::Context;
 use crate::kube::crd::backup::{Phase, Verification, VolumeBackupStatus};
 use crate::kube::repository::Opened;
+use crate::metrics::Moved;
 use crate::volume::{BackupHandle, Pinned, Writer};
 use jiff::Timestamp;
 use std::sync::Arc;
@@ -93,12 +94,15 @@ impl Try<'_> {
             runtime.block_on(engine.create(source, &options, &counted, &cancel))
         });
         let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + TELL, TELL);
+        let mut moving = self.context.counts.moving(&writer.object.spec.repository);
         loop {
             tokio::select! {
                 done = &mut work => {
+                    moving.has(moved(&progress.state()));
                     return done.map_err(|source| BackupError::Worker { source })?;
                 }
                 _ = ticks.tick() => {
+                    moving.has(moved(&progress.state()));
                     show(&mut writer.status, &progress.state());
                     match writer.write().await {
                         // Gone, or another's now.
@@ -161,6 +165,10 @@ fn is_about_the_parent(error: &BackupError, plan: &Plan) -> bool {
             kind,
             BackupError::OtherHashBlock { .. } | BackupError::Shrunk { .. } | BackupError::BadRequest { .. }
         )
+}
+
+fn moved(state: &ProgressState) -> Moved {
+    Moved { read: state.read, changed: state.changed, uploaded: state.transferred }
 }
 
 fn show(status: &mut VolumeBackupStatus, state: &ProgressState) {

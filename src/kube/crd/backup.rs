@@ -91,7 +91,7 @@ pub enum Dependents {
 }
 
 /// Where a backup is in its life.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub enum Phase {
     /// It waits for its turn, or for something that its message tells.
     #[default]

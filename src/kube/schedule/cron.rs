@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 /// A schedule in a time zone.
-pub(super) struct Times {
+pub(in crate::kube) struct Times {
     cron: Cron,
     zone: TimeZone,
 }

@@ -5,4 +5,5 @@ mod reconcile;
 mod retention;
 mod take;
 
+pub(super) use cron::Times;
 pub use reconcile::{failed, of_backup, reconcile};

@@ -2,7 +2,7 @@
 
 use super::cron::Times;
 use super::retention::{next_to_go, snapshots_to_go};
-use super::take::take;
+use super::take::{select, take};
 use crate::kube::context::Context;
 use crate::kube::crd::backup::{Phase, VolumeBackup};
 use crate::kube::crd::schedule::{BackupSchedule, BackupScheduleStatus};
@@ -67,6 +67,9 @@ pub async fn reconcile(schedule: Arc<BackupSchedule>, with: Arc<WithClasses>) ->
         status.claims = Some(done.claims);
         status.left_out = Some(done.left_out);
         tracing::info!(schedule = schedule.name_any(), %due, claims = done.claims, left_out = done.left_out, "taken");
+    }
+    if !context.wanted.knows(&schedule) {
+        select(context, &schedule).await?;
     }
     status.next_schedule_time = times.next(now).filter(|_| !schedule.spec.suspend);
     write(context, &schedule, &status).await?;

@@ -25,14 +25,8 @@ pub(super) async fn take(
     due: Timestamp,
 ) -> Result<Taken, Error> {
     let namespace = schedule.namespace().unwrap_or_default();
-    let claims: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), &namespace);
-    let selected = ListParams::default().labels(&selector(&schedule.spec.selector));
-    let found = claims.list(&selected).await.context(ApiSnafu { doing: "list the claims of a schedule" })?;
     let mut taken = Taken { claims: 0, left_out: 0 };
-    for claim in found.items {
-        if !is_ours(context, &claim).await? {
-            continue;
-        }
+    for claim in select(context, schedule).await? {
         taken.claims += 1;
         let snapshot = snapshot(schedule, &claim, due);
         if is_busy(snapshots, &claim, &snapshot.name_any()) {
@@ -46,6 +40,25 @@ pub(super) async fn take(
         }
     }
     Ok(taken)
+}
+
+/// The claims that a schedule looks after now, which is noted for whoever watches.
+pub(super) async fn select(
+    context: &Context,
+    schedule: &BackupSchedule,
+) -> Result<Vec<PersistentVolumeClaim>, Error> {
+    let namespace = schedule.namespace().unwrap_or_default();
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), &namespace);
+    let selected = ListParams::default().labels(&selector(&schedule.spec.selector));
+    let found = claims.list(&selected).await.context(ApiSnafu { doing: "list the claims of a schedule" })?;
+    let mut ours = Vec::new();
+    for claim in found.items {
+        if is_ours(context, &claim).await? {
+            ours.push(claim);
+        }
+    }
+    context.wanted.selects(schedule, &ours);
+    Ok(ours)
 }
 
 /// Whether a claim is bound to a volume of our driver.

@@ -22,6 +22,7 @@ use strata::kube::crd::snapshot::{VolumeSnapshot, VolumeSnapshotClass, VolumeSna
 use strata::kube::{
     Clock, Error, LeaseSettings, OpenVolumes, Parts, Settings, SystemClock, crd, names, serve,
 };
+use strata::metrics::Metrics;
 use strata::volume::{Access, SnapshotView, VolumeId, VolumeKind, Volumes};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -171,6 +172,7 @@ impl World {
                 duration: Duration::from_secs(15),
             },
             clock,
+            metrics: Metrics::new("backup"),
         }
     }
 
