@@ -11,9 +11,18 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// The metrics of all roles that have said where they serve them.
+/// The metrics of controller and node, once they have said where they serve them.
 fn scrape(driver: &Driver) -> Vec<String> {
-    let log = std::fs::read_to_string(driver.log()).unwrap();
+    scrape_of(&driver.log())
+}
+
+/// Those of the data plane, which has a log of its own.
+fn scrape_data(driver: &Driver) -> String {
+    scrape_of(&driver.dir.join("data.log")).concat()
+}
+
+fn scrape_of(log: &Path) -> Vec<String> {
+    let log = std::fs::read_to_string(log).unwrap();
     let served = log.lines().filter(|line| line.contains("metrics are served"));
     served
         .map(|line| {
@@ -66,6 +75,12 @@ fn calls_pauses_and_shares_are_told() {
     let volume = driver.create(new_volume("told", 1 << 30, Use::Ext4, &[])).unwrap().volume_id;
     let place = dir.path().join("pod");
     driver.attach(&volume, &place, Use::Ext4).unwrap();
+    let id = volume.rsplit('/').next().unwrap();
+    let memory = format!("\nstrata_daemon_resident_memory_bytes{{purpose=\"volume\",volume=\"{id}\"}} ");
+    let data = scrape_data(&driver);
+    let told = data.split(&memory).nth(1).unwrap_or_else(|| panic!("no {memory:?} in:\n{data}"));
+    let bytes: f64 = told.lines().next().unwrap().parse().unwrap();
+    assert!((1e6..1e10).contains(&bytes), "a storage daemon with {bytes} bytes");
     driver.snapshot(&volume, "told").unwrap();
     let ended = |method: &str, code: &str| {
         format!("strata_csi_call_duration_seconds_count{{method=\"{method}\",code=\"{code}\"}}")
@@ -76,6 +91,9 @@ fn calls_pauses_and_shares_are_told() {
     // The next look at the share finds the volume, and what its snapshot added to it.
     until(&driver, &format!("strata_share_volumes{of_share}"), "1");
     until(&driver, &format!("strata_share_layers_max{of_share}"), "2");
+    until(&driver, &format!("strata_share_merges{{share=\"{source}\",state=\"failed\"}}"), "0");
+    until(&driver, &format!("strata_share_merge_oldest_timestamp_seconds{of_share}"), "0");
     driver.detach(&volume, &place).unwrap();
+    assert!(!scrape_data(&driver).contains(&memory), "the daemon has ended");
     driver.delete(&volume).unwrap();
 }

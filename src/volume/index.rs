@@ -5,7 +5,7 @@
 
 use super::error::Error;
 use super::id::{NodeId, VolumeId};
-use super::merge_run::wants_tidying;
+use super::merge_run::has_work;
 use super::record::State;
 use super::references::list_ids;
 use super::store::lost_share;
@@ -324,7 +324,7 @@ impl Volumes {
         let waited = self.index.known().volumes.get(&id).and_then(|entry| entry.work.waits);
         // What was last written of it made the work, unless it was there before.
         let since = waited.unwrap_or(stamp.modified.0);
-        let waits = wants_tidying(&record).then_some(since);
+        let waits = has_work(&record).then_some(since);
         let (layers, merges) = (record.layers.len(), record.merge.is_some());
         let work = Work { layers, waits, merges, deleted: record.state == State::Deleted };
         let view = (record.state == State::Ready).then(|| self.view(&record));

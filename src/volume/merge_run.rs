@@ -7,7 +7,7 @@ use super::agents::{MergeReport, MergeStep};
 use super::error::*;
 use super::id::VolumeId;
 use super::lock::Mode;
-use super::merge::Begun;
+use super::merge::{Begun, candidates};
 use super::merge_site::MergeSite;
 use super::record::{Merge, Record, State};
 use super::references::sources;
@@ -15,7 +15,7 @@ use super::restore::is_forsaken;
 use super::steps::{Step, reached};
 use super::store::{Locked, exists};
 use super::volumes::Volumes;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
 const REACH: Duration = Duration::from_secs(10);
@@ -255,6 +255,16 @@ fn outcome(volume: VolumeId, done: Result<bool, Error>, stopped: bool) -> Result
             PendingSnafu { volume, doing }.fail()
         }
     }
+}
+
+/// Whether a glance at a record shows work that could be done now: no layer waits for the next cut. What a clone stands on
+/// counts, for the record does not tell of clones.
+pub(super) fn has_work(record: &Record) -> bool {
+    record.state == State::Deleted
+        || record.intent.is_some()
+        || record.merge.is_some()
+        || !record.trash.is_empty()
+        || !candidates(record, &HashSet::new()).is_empty()
 }
 
 /// Whether a glance at a record shows work to do.

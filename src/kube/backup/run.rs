@@ -98,8 +98,10 @@ impl Try<'_> {
         loop {
             tokio::select! {
                 done = &mut work => {
-                    moving.has(moved(&progress.state()));
-                    return done.map_err(|source| BackupError::Worker { source })?;
+                    let done = done.map_err(|source| BackupError::Worker { source })?;
+                    // Its report has what is stored beside the chunks, too.
+                    moving.has(done.as_ref().map_or_else(|_| moved(&progress.state()), in_all));
+                    return done;
                 }
                 _ = ticks.tick() => {
                     moving.has(moved(&progress.state()));
@@ -165,6 +167,10 @@ fn is_about_the_parent(error: &BackupError, plan: &Plan) -> bool {
             kind,
             BackupError::OtherHashBlock { .. } | BackupError::Shrunk { .. } | BackupError::BadRequest { .. }
         )
+}
+
+fn in_all(report: &CreateReport) -> Moved {
+    Moved { read: report.bytes_read, changed: report.bytes_changed, uploaded: report.bytes_uploaded }
 }
 
 fn moved(state: &ProgressState) -> Moved {

@@ -3,6 +3,7 @@
 
 mod ends;
 mod failures;
+mod metrics;
 mod replicas;
 mod schedules;
 mod triggers;
