@@ -17,4 +17,5 @@ pub mod kube;
 pub mod metrics;
 pub mod qsd;
 pub mod rpc;
+pub mod trace;
 pub mod volume;

@@ -12,22 +12,27 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("attach", &["host", "image", "qsd"]),
     ("gluster", &["host"]),
     ("volume", &["host", "image", "qsd", "attach", "gluster"]),
-    ("rpc", &[]),
+    // What a log line or a trace belongs to.
+    ("trace", &[]),
+    ("rpc", &["trace"]),
     // What a process tells of itself; it asks nobody.
     ("metrics", &[]),
     ("backup", &["host", "image", "qsd", "attach", "gluster", "volume"]),
-    ("kube", &["gluster", "volume", "metrics", "backup"]),
-    ("data", &["host", "image", "qsd", "attach", "gluster", "volume", "rpc"]),
-    ("agent", &["host", "image", "qsd", "attach", "gluster", "volume", "rpc", "metrics", "data"]),
+    ("kube", &["gluster", "volume", "metrics", "trace", "backup"]),
+    ("data", &["host", "image", "qsd", "attach", "gluster", "volume", "rpc", "trace"]),
+    ("agent", &["host", "image", "qsd", "attach", "gluster", "volume", "rpc", "trace", "metrics", "data"]),
     (
         "csi",
-        &["host", "image", "qsd", "attach", "gluster", "volume", "rpc", "metrics", "backup", "data", "agent"],
+        &[
+            "host", "image", "qsd", "attach", "gluster", "volume", "rpc", "trace", "metrics", "backup",
+            "data", "agent",
+        ],
     ),
     (
         "cli",
         &[
-            "host", "image", "qsd", "attach", "gluster", "volume", "rpc", "metrics", "backup", "kube",
-            "data", "agent", "csi",
+            "host", "image", "qsd", "attach", "gluster", "volume", "rpc", "trace", "metrics", "backup",
+            "kube", "data", "agent", "csi",
         ],
     ),
 ];

@@ -8,10 +8,11 @@ use crate::rpc::agent::cut_volume_response::Outcome;
 use crate::rpc::agent::node_agent_client::NodeAgentClient;
 use crate::rpc::agent::{CutVolumeRequest, GrowVolumeRequest, ReleaseVolumeRequest, VolumeStatusRequest};
 use crate::rpc::tls::{self, Certificates, Liveness, Trouble};
-use crate::rpc::{CallError, bounded, uds};
+use crate::rpc::{CallError, Traced, bounded, traced, uds};
+use crate::trace;
 use crate::volume::{
-    AgentError, Agents, CutOrder, CutReport, GrowOrder, GrowReport, MergeCall, MergeReport, NodeId,
-    OpenImage, VolumeId,
+    AgentError, Agents, CutOrder, CutReport, GrowOrder, GrowReport, MergeCall, MergeReport, MergeStep,
+    NodeId, OpenImage, VolumeId,
 };
 use std::future::Future;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
+use tracing::Span;
 
 /// G7's bound on a cut: writing back what a busy filesystem has cached comes before the switch.
 pub const CUT_LIMIT: Duration = Duration::from_secs(600);
@@ -72,15 +74,17 @@ impl AgentClient {
         node: &NodeId,
         address: &str,
         limit: Duration,
-        call: impl FnOnce(NodeAgentClient<Channel>) -> F,
+        asking: Span,
+        call: impl FnOnce(NodeAgentClient<Traced>) -> F,
     ) -> Result<T, AgentError> {
+        let _asking = asking.entered();
         let unreachable = |reason: String| AgentError::Unreachable {
             reason: format!("the agent of node {node} at {address}: {reason}"),
         };
         // The channel and its call must be made where the runtime is.
         let _inside = self.runtime.enter();
         let (channel, trouble) = self.channel(address).map_err(unreachable)?;
-        let agent = NodeAgentClient::new(channel).max_decoding_message_size(LONGEST_MESSAGE);
+        let agent = NodeAgentClient::new(traced(channel)).max_decoding_message_size(LONGEST_MESSAGE);
         self.runtime.block_on(bounded(limit, call(agent))).map_err(|error| match error {
             CallError::Unreachable { reason } => unreachable(explained(trouble.told().unwrap_or(reason))),
             CallError::Answered { code, message } if did_not_try(code) => {
@@ -118,8 +122,13 @@ impl Agents for AgentClient {
             overlay_file: order.overlay_file.clone(),
         };
         let limit = self.cut_limit;
-        let answer =
-            self.call(node, address, limit, |mut agent| async move { agent.cut_volume(request).await })?;
+        let answer = self.call(
+            node,
+            address,
+            limit,
+            trace::asking("agent/cut_volume", node.as_str()),
+            |mut agent| async move { agent.cut_volume(request).await },
+        )?;
         match answer.outcome() {
             Outcome::Switched => Ok(CutReport::Switched {
                 filesystem_consistent: answer.filesystem_consistent,
@@ -142,15 +151,26 @@ impl Agents for AgentClient {
             file: order.file.clone(),
             size: order.size,
         };
-        let answer = self
-            .call(node, address, GROW_LIMIT, |mut agent| async move { agent.grow_volume(request).await })?;
+        let answer = self.call(
+            node,
+            address,
+            GROW_LIMIT,
+            trace::asking("agent/grow_volume", node.as_str()),
+            |mut agent| async move { agent.grow_volume(request).await },
+        )?;
         Ok(if answer.not_open { GrowReport::NotOpen } else { GrowReport::Grown })
     }
 
     fn merge(&self, node: &NodeId, address: &str, call: &MergeCall) -> Result<MergeReport, AgentError> {
         let request = merge::to_request(node, call);
-        let answer = self
-            .call(node, address, MERGE_LIMIT, |mut agent| async move { agent.merge_layers(request).await })?;
+        let (what, whom) = ("agent/merge_layers", node.as_str());
+        let asking = match &call.step {
+            MergeStep::Look => trace::looking(what, whom),
+            _ => trace::asking(what, whom),
+        };
+        let answer = self.call(node, address, MERGE_LIMIT, asking, |mut agent| async move {
+            agent.merge_layers(request).await
+        })?;
         merge::from_response(answer).ok_or_else(|| AgentError::Failed {
             reason: format!("the agent of node {node} answered a merge with a state unknown here"),
         })
@@ -170,13 +190,13 @@ impl Agents for AgentClient {
             volume_id: volume.to_string(),
             epoch,
         };
-        let answer =
-            self.call(
-                node,
-                address,
-                STATUS_LIMIT,
-                |mut agent| async move { agent.volume_status(request).await },
-            )?;
+        let answer = self.call(
+            node,
+            address,
+            STATUS_LIMIT,
+            trace::asking("agent/volume_status", node.as_str()),
+            |mut agent| async move { agent.volume_status(request).await },
+        )?;
         Ok(answer.open.then_some(OpenImage { active_file: answer.active_file }))
     }
 
@@ -196,6 +216,7 @@ impl Agents for AgentClient {
             node,
             address,
             RELEASE_LIMIT,
+            trace::asking("agent/release_volume", node.as_str()),
             |mut agent| async move { agent.release_volume(request).await },
         )?;
         Ok(())

@@ -1,6 +1,7 @@
 //! The agent's server: on a unix socket for its own machine, or on the network for controllers alone.
 
 use crate::rpc::agent::node_agent_server::{NodeAgent, NodeAgentServer};
+use crate::rpc::span_of;
 use crate::rpc::tls::{Liveness, only_expected_peers};
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
@@ -13,13 +14,14 @@ const MOST_STREAMS: u32 = 16;
 
 /// For a unix socket, whose file says who may open it.
 pub fn local_router(agent: impl NodeAgent) -> Router {
-    Server::builder().add_service(limited(agent))
+    Server::builder().trace_fn(span_of).add_service(limited(agent))
 }
 
 /// For connections of [`crate::rpc::tls::incoming`]: only the side that their certificates expect may call.
 pub fn network_router(agent: impl NodeAgent) -> Router {
     let Liveness { every, within } = Liveness::default();
     Server::builder()
+        .trace_fn(span_of)
         .http2_keepalive_interval(Some(every))
         .http2_keepalive_timeout(Some(within))
         .max_concurrent_streams(MOST_STREAMS)

@@ -11,6 +11,7 @@ use crate::rpc::agent::{
     VolumeStatusResponse,
 };
 use crate::rpc::{chain, offload};
+use crate::trace;
 use crate::volume::{CutOrder, CutReport, Error, GrowOrder, GrowReport, NodeId, Staging, VolumeId};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -61,7 +62,11 @@ impl AgentService {
     }
 
     /// An address can come to another node: what is meant for the one that had it before is not done here.
-    fn is_meant(&self, node: &str) -> Result<(), Status> {
+    fn is_meant(&self, node: &str, volume: &str) -> Result<(), Status> {
+        // It is not parsed yet, and must not write lines of its own into a log.
+        if volume.parse::<VolumeId>().is_ok() {
+            trace::about_volume(volume);
+        }
         let reason = match node {
             node if node == self.node.as_str() => return Ok(()),
             "" => "the call names no node, as those of an older controller: update the controller".to_owned(),
@@ -95,7 +100,7 @@ impl NodeAgent for AgentService {
         request: Request<CutVolumeRequest>,
     ) -> Result<Response<CutVolumeResponse>, Status> {
         let request = request.into_inner();
-        self.is_meant(&request.node_id)?;
+        self.is_meant(&request.node_id, &request.volume_id)?;
         let order = CutOrder {
             share: parse(&request.share_key)?,
             volume: parse(&request.volume_id)?,
@@ -103,7 +108,7 @@ impl NodeAgent for AgentService {
             frozen_file: file_name(request.frozen_file)?,
             overlay_file: file_name(request.overlay_file)?,
         };
-        tracing::info!(volume = %order.volume, frozen = order.frozen_file, overlay = order.overlay_file, "cut");
+        tracing::info!(frozen = order.frozen_file, overlay = order.overlay_file, "cut");
         let report = self.run(move |staging| staging.cut(&order)).await?;
         let mut response = CutVolumeResponse::default();
         match report {
@@ -124,7 +129,7 @@ impl NodeAgent for AgentService {
         request: Request<GrowVolumeRequest>,
     ) -> Result<Response<GrowVolumeResponse>, Status> {
         let request = request.into_inner();
-        self.is_meant(&request.node_id)?;
+        self.is_meant(&request.node_id, &request.volume_id)?;
         let order = GrowOrder {
             share: parse(&request.share_key)?,
             volume: parse(&request.volume_id)?,
@@ -132,7 +137,7 @@ impl NodeAgent for AgentService {
             file: file_name(request.file)?,
             size: request.size,
         };
-        tracing::info!(volume = %order.volume, size = order.size, "grow");
+        tracing::info!(size = order.size, "grow");
         let report = self.run(move |staging| staging.grow(&order)).await?;
         Ok(Response::new(GrowVolumeResponse { not_open: report == GrowReport::NotOpen }))
     }
@@ -142,9 +147,9 @@ impl NodeAgent for AgentService {
         request: Request<MergeLayersRequest>,
     ) -> Result<Response<MergeLayersResponse>, Status> {
         let request = request.into_inner();
-        self.is_meant(&request.node_id)?;
+        self.is_meant(&request.node_id, &request.volume_id)?;
         let call = merge::from_request(request)?;
-        tracing::debug!(volume = %call.volume, step = ?call.step, "merge");
+        tracing::debug!(step = ?call.step, "merge");
         let report = self.run(move |staging| staging.merge(&call)).await?;
         Ok(Response::new(merge::to_response(report)))
     }
@@ -154,7 +159,7 @@ impl NodeAgent for AgentService {
         request: Request<VolumeStatusRequest>,
     ) -> Result<Response<VolumeStatusResponse>, Status> {
         let request = request.into_inner();
-        self.is_meant(&request.node_id)?;
+        self.is_meant(&request.node_id, &request.volume_id)?;
         let (share, volume): (ShareKey, VolumeId) = (parse(&request.share_key)?, parse(&request.volume_id)?);
         let epoch = request.epoch;
         let open = self.run(move |staging| staging.status(&share, volume, epoch)).await?;
@@ -169,9 +174,9 @@ impl NodeAgent for AgentService {
         request: Request<ReleaseVolumeRequest>,
     ) -> Result<Response<ReleaseVolumeResponse>, Status> {
         let request = request.into_inner();
-        self.is_meant(&request.node_id)?;
+        self.is_meant(&request.node_id, &request.volume_id)?;
         let (share, volume): (ShareKey, VolumeId) = (parse(&request.share_key)?, parse(&request.volume_id)?);
-        tracing::info!(%share, %volume, "release");
+        tracing::info!(%share, "release");
         self.run(move |staging| staging.release(&share, volume)).await?;
         Ok(Response::new(ReleaseVolumeResponse {}))
     }

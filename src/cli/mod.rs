@@ -17,6 +17,7 @@ mod volume;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
+use telemetry::TraceArgs;
 
 /// Kubernetes volumes as disk images on GlusterFS, with snapshots and incremental backup.
 #[derive(Debug, Parser)]
@@ -58,8 +59,35 @@ enum Command {
 /// The whole program. Results go to the standard output, all else to the standard error.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    telemetry::init(cli.log_format);
-    let done = match cli.command {
+    let telemetry = match telemetry::init(cli.log_format, cli.command.traces()) {
+        Ok(telemetry) => telemetry,
+        Err(error) => return failure(&error),
+    };
+    let code = run(cli.command, cli.log_format);
+    telemetry.end();
+    code
+}
+
+impl Command {
+    /// Where a role sends its traces, and the role's name. Commands of people have none.
+    fn traces(&self) -> Option<(&TraceArgs, &'static str)> {
+        match self {
+            Command::Controller(args) => Some((&args.traces, "controller")),
+            Command::Node(args) => Some((&args.traces, "node")),
+            Command::Data(args) => Some((&args.traces, "data")),
+            Command::Backup(args) => Some((args.traces()?, "backup")),
+            _ => None,
+        }
+    }
+}
+
+fn failure(error: &anyhow::Error) -> ExitCode {
+    eprintln!("strata: {error:#}");
+    ExitCode::FAILURE
+}
+
+fn run(command: Command, log_format: telemetry::LogFormat) -> ExitCode {
+    let done = match command {
         Command::Backup(args) => return backup::run(args),
         Command::Volume(args) => return volume::run(&args),
         Command::Share(args) => return share::run(&args),
@@ -70,13 +98,10 @@ pub fn main() -> ExitCode {
         Command::Controller(args) => args.run(),
         Command::Node(args) => args.run(),
         Command::Data(args) => args.run(),
-        Command::Standalone(args) => args.run(cli.log_format),
+        Command::Standalone(args) => args.run(log_format),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("strata: {error:#}");
-            ExitCode::FAILURE
-        }
+        Err(error) => failure(&error),
     }
 }

@@ -3,10 +3,10 @@
 use super::inflight::InFlight;
 use crate::metrics::Calls;
 use crate::rpc::offload;
+use crate::trace;
 use std::time::Duration;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Response, Status};
-use tracing::Instrument;
 
 /// Sidecars' own default deadlines are 10 s (provisioner, attacher) and 60 s (snapshotter).
 const SHORT: Duration = Duration::from_secs(8);
@@ -34,7 +34,7 @@ pub struct Caller {
     counted: Calls,
 }
 
-/// What is logged of a call, and what it holds alone.
+/// How a call is counted, and what it holds alone.
 pub(super) struct Call<'a> {
     pub(super) method: &'static str,
     /// The volume or name that no other call may work on at the same time.
@@ -57,36 +57,34 @@ impl Caller {
         metadata: &MetadataMap,
         work: impl FnOnce() -> Result<T, Status> + Send + 'static,
     ) -> Result<Response<T>, Status> {
-        let span = tracing::info_span!("call", method = call.method, on = call.key);
-        async {
-            let begun = std::time::Instant::now();
-            let counted = self.counted.begin(call.method);
-            let guard = match self.calls.begin(call.key) {
-                Ok(guard) => guard,
-                Err(status) => {
-                    counted.end(name(status.code()));
-                    return Err(status);
-                }
-            };
-            let late =
-                || Status::aborted(format!("{} of {} is still running; ask again", call.method, call.key));
-            let work = move || {
-                let _guard = guard;
-                work()
-            };
-            let answer = offload(limit(call.patience, metadata), late, work).await;
-            counted.end(name(answer.as_ref().map_or_else(Status::code, |_| Code::Ok)));
-            let took = begun.elapsed().as_millis();
-            match &answer {
-                Ok(_) => tracing::info!(took_ms = took, "done"),
-                Err(status) => {
-                    tracing::warn!(took_ms = took, code = ?status.code(), "{}", status.message());
-                }
+        let begun = std::time::Instant::now();
+        let counted = self.counted.begin(call.method);
+        let guard = match self.calls.begin(call.key) {
+            Ok(guard) => guard,
+            Err(status) => {
+                counted.end(name(status.code()));
+                return Err(status);
             }
-            answer.map(Response::new)
+        };
+        let late = || Status::aborted(format!("{} of {} is still running; ask again", call.method, call.key));
+        let work = move || {
+            let _guard = guard;
+            work()
+        };
+        let answer = offload(limit(call.patience, metadata), late, work).await;
+        counted.end(name(answer.as_ref().map_or_else(Status::code, |_| Code::Ok)));
+        let took = begun.elapsed().as_millis();
+        match &answer {
+            Ok(_) => tracing::info!(on = call.key, took_ms = took, "done"),
+            Err(status) => {
+                tracing::Span::current().record("code", name(status.code()));
+                if status.code() != Code::Aborted {
+                    trace::failed();
+                }
+                tracing::warn!(on = call.key, took_ms = took, code = ?status.code(), "{}", status.message());
+            }
         }
-        .instrument(span)
-        .await
+        answer.map(Response::new)
     }
 }
 

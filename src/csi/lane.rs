@@ -117,8 +117,9 @@ impl Lane {
         let late = Late::default();
         let (answer, answered) = mpsc::sync_channel(1);
         let ended = Ended(Arc::clone(self), late.clone());
+        let span = tracing::Span::current();
         std::thread::spawn(move || {
-            let _ended = ended;
+            let (_ended, _span) = (ended, span.entered());
             // Nobody listens any more when this is late.
             let _ = answer.send(look(&on_share));
         });

@@ -2,6 +2,7 @@
 
 use crate::rpc::csi::volume_content_source::Type as SourceType;
 use crate::rpc::csi::{CapacityRange, VolumeContentSource};
+use crate::trace;
 use crate::volume::{BackupHandle, VolumeHandle, VolumeSource};
 use std::path::PathBuf;
 use tonic::Status;
@@ -30,7 +31,10 @@ pub(super) fn name(value: &str) -> Result<&str, Status> {
 
 /// A handle that is none names a volume that does not exist.
 pub(super) fn volume_handle(value: &str) -> Result<VolumeHandle, Status> {
-    required(value, "volume_id")?.parse().map_err(|error| Status::not_found(format!("{error}")))
+    let handle: VolumeHandle =
+        required(value, "volume_id")?.parse().map_err(|error| Status::not_found(format!("{error}")))?;
+    trace::about_volume(handle.volume);
+    Ok(handle)
 }
 
 /// A text that is meant as a backup's handle and is none is somebody's slip, of which he should hear. None: it is meant as

@@ -2,12 +2,14 @@
 
 use super::shares::Shares;
 use crate::gluster::ShareKey;
+use crate::trace;
 use crate::volume::{Error, VolumeHandle, VolumeId, Volumes};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
+use tracing::{Instrument, Span, field};
 
 /// On one share. A merge is mostly waiting for it: more of them at a time would only slow the pods down. A
 /// share that hangs keeps its own permits, and nobody else's.
@@ -51,9 +53,13 @@ impl Tidy {
             running.insert(handle.clone(), false);
         }
         let (this, volumes) = (self.clone(), volumes.clone());
+        let asker = Span::current();
         self.runtime.spawn(async move {
             loop {
-                this.tidy(&volumes, volume, &handle).await;
+                let job = trace::job("tidy");
+                job.record("volume", field::display(volume));
+                job.follows_from(&asker);
+                this.tidy(&volumes, volume, &handle).instrument(job).await;
                 for other in volumes.take_due() {
                     this.request(&volumes, other);
                 }
@@ -74,7 +80,7 @@ impl Tidy {
         for _ in 0..RETRIES {
             let Ok(permit) = permits.acquire().await else { return };
             let work = volumes.clone();
-            let tidied = tokio::task::spawn_blocking(move || work.tidy(volume)).await;
+            let tidied = tokio::task::spawn_blocking(trace::within(move || work.tidy(volume))).await;
             drop(permit);
             match tidied {
                 Ok(Ok(())) => return,
@@ -82,14 +88,16 @@ impl Tidy {
                 Ok(Err(
                     error @ (Error::Busy { .. } | Error::Pending { .. } | Error::NodeUnreachable { .. }),
                 )) => {
-                    tracing::debug!(volume = %handle, %error, "background work waits");
+                    tracing::debug!(share = %handle.share, %error, "background work waits");
                 }
                 Ok(Err(error)) => {
-                    tracing::warn!(volume = %handle, %error, "background work failed; it will be tried again");
+                    trace::failed();
+                    tracing::warn!(share = %handle.share, %error, "background work failed; it will be tried again");
                     return;
                 }
                 Err(error) => {
-                    tracing::error!(volume = %handle, %error, "background work broke off");
+                    trace::failed();
+                    tracing::error!(share = %handle.share, %error, "background work broke off");
                     return;
                 }
             }

@@ -8,13 +8,12 @@ use crate::rpc::data::{
     MountShareRequest, Share as WireShare, ShutdownRequest, StartDaemonRequest, StopDaemonRequest,
     UnmountShareRequest,
 };
-use crate::rpc::{CallError, bounded, uds};
+use crate::rpc::{CallError, Traced, bounded, traced, uds};
 use snafu::{ResultExt, Snafu};
 use std::path::Path;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tonic::Code;
-use tonic::transport::Channel;
 
 /// Looking at what runs.
 const LOOK: Duration = Duration::from_secs(15);
@@ -53,13 +52,13 @@ pub enum DataError {
 /// Calls the data plane. Cheap to clone; connects when needed, and again after it was replaced.
 #[derive(Clone, Debug)]
 pub struct DataClient {
-    stub: Stub<Channel>,
+    stub: Stub<Traced>,
 }
 
 impl DataClient {
     /// The data plane that listens, or will, on `socket`. Within an async runtime.
     pub fn new(socket: &Path) -> Result<Self, DataError> {
-        Ok(DataClient { stub: Stub::new(uds::channel(socket).context(SocketSnafu)?) })
+        Ok(DataClient { stub: Stub::new(traced(uds::channel(socket).context(SocketSnafu)?)) })
     }
 
     /// Mounts a share and proves it safe. The second part of the answer: what the preflight warns of.

@@ -22,7 +22,9 @@ pub fn within<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, TimedOut> {
     let (answer, wait) = mpsc::sync_channel(1);
+    let span = tracing::Span::current();
     let worker = std::thread::spawn(move || {
+        let _span = span.entered();
         // Nobody listens any more when this is late.
         let _ = answer.send(work());
     });

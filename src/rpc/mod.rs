@@ -3,10 +3,12 @@
 mod call;
 mod offload;
 pub mod tls;
+mod traced;
 pub mod uds;
 
 pub use call::{CallError, bounded};
 pub use offload::{chain, offload};
+pub use traced::{TakeAlong, Traced, span_of, traced};
 
 /// CSI, spec 1.12.
 #[allow(missing_docs, clippy::all)]

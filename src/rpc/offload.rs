@@ -1,5 +1,6 @@
 //! From the async edge to blocking work: off the async threads, and never longer than the caller waits.
 
+use crate::trace;
 use std::error::Error;
 use std::time::Duration;
 use tonic::Status;
@@ -11,8 +12,7 @@ pub async fn offload<T: Send + 'static>(
     late: impl FnOnce() -> Status,
     work: impl FnOnce() -> Result<T, Status> + Send + 'static,
 ) -> Result<T, Status> {
-    let span = tracing::Span::current();
-    let task = tokio::task::spawn_blocking(move || span.in_scope(work));
+    let task = tokio::task::spawn_blocking(trace::within(work));
     match tokio::time::timeout(limit, task).await {
         Ok(Ok(result)) => result,
         // A panic has ended the work, so this is one of the few cases that INTERNAL is true of.

@@ -143,7 +143,9 @@ impl Volumes {
         let (stop, on_stop) = channel();
         let lease = Arc::new(Lease(Mutex::new(Timestamp::now() + LEASE)));
         let (volumes, held, kept) = (self.clone(), pinned, lease.clone());
+        let span = tracing::Span::current();
         let keeper = std::thread::spawn(move || {
+            let _span = span.entered();
             while on_stop.recv_timeout(RENEWAL) == Err(RecvTimeoutError::Timeout) {
                 let until = Timestamp::now() + LEASE;
                 if held.iter().all(|volume| volumes.renew(*volume, id, until)) {

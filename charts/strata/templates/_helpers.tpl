@@ -42,6 +42,16 @@ app.kubernetes.io/component: {{ .component }}
   value: {{ .Values.log.level | quote }}
 - name: STRATA_DRIVER_NAME
   value: {{ .Values.driverName | quote }}
+{{- with .Values.traces }}
+{{- if .endpoint }}
+- name: OTEL_EXPORTER_OTLP_ENDPOINT
+  value: {{ .endpoint | quote }}
+- name: OTEL_TRACES_SAMPLER
+  value: parentbased_traceidratio
+- name: OTEL_TRACES_SAMPLER_ARG
+  value: {{ .sampleRatio | quote }}
+{{- end }}
+{{- end }}
 {{- end -}}
 
 {{/* Of unprivileged containers that use a socket which a privileged one made, or makes for them. */}}

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
+use tracing::Instrument;
 use uuid::Uuid;
 
 /// Entries passed on at a time: about a mebibyte.
@@ -129,11 +130,12 @@ impl Pipeline {
             let reservation = reservation.context(BadRequestSnafu { reason })?;
             let bytes = (end * block).min(self.size) - first * block;
             let (work, cores) = (Arc::clone(&self.work), Arc::clone(&cores));
-            let worker = tokio::spawn(async move {
+            let worker = async move {
                 // Never closed.
                 let _core = cores.acquire_owned().await;
                 blocking(move || work.run(Job { parts, known: text, reservation })).await
-            });
+            };
+            let worker = tokio::spawn(worker.in_current_span());
             if let Err(unsent) = sender.send(Item::Window(worker, bytes)).await {
                 unsent.0.ended().await;
                 return Ok(());

@@ -105,7 +105,8 @@ impl<S: Sink> Flow<S> {
         let mut workers = JoinSet::new();
         for _ in 0..threads {
             let shared = Arc::clone(&shared);
-            workers.spawn_blocking(move || work(&shared, concurrency.div_ceil(threads)));
+            let span = tracing::Span::current();
+            workers.spawn_blocking(move || span.in_scope(|| work(&shared, concurrency.div_ceil(threads))));
         }
         Flow {
             shared,

@@ -20,6 +20,7 @@ use super::driver::BackupServeArgs;
 use super::exit::{self, Failure};
 use super::output::{self, Output};
 use super::progress::{self, ProgressMode};
+use super::telemetry::TraceArgs;
 use crate::backup::store::{self, RepositoryUrl, S3Options, Timeouts};
 use crate::backup::{Cancel, Canceller, Engine};
 use clap::{Args, Subcommand};
@@ -29,6 +30,16 @@ use std::process::ExitCode;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use uuid::Uuid;
+
+impl BackupArgs {
+    /// Where traces are sent: of what serves, for a command of a person has none.
+    pub fn traces(&self) -> Option<&TraceArgs> {
+        match &self.verb {
+            Verb::Serve(args) => Some(&args.traces),
+            _ => None,
+        }
+    }
+}
 
 /// Arguments of `strata backup`.
 #[derive(Debug, Args)]

@@ -9,6 +9,7 @@ use super::policy::PolicyArgs;
 use super::{runtime, stop_signal};
 use crate::agent::{AgentClient, CUT_LIMIT};
 use crate::backup::DEFAULT_MEMORY;
+use crate::cli::telemetry::TraceArgs;
 use crate::csi::Shares;
 use crate::data::DataClient;
 use crate::kube::{self, LeaseSettings, OpenVolumes, Parts, Settings, SystemClock};
@@ -56,6 +57,8 @@ pub struct BackupServeArgs {
     policy: PolicyArgs,
     #[command(flatten)]
     metrics: MetricsArgs,
+    #[command(flatten)]
+    pub traces: TraceArgs,
     #[command(flatten)]
     qemu: QemuImgArg,
 }

@@ -9,11 +9,13 @@ use super::policy::PolicyArgs;
 use super::{runtime, serve, stop_signal};
 use crate::agent::{AgentClient, CUT_LIMIT};
 use crate::backup::repositories::Repositories;
+use crate::cli::telemetry::TraceArgs;
 use crate::csi::{ControllerService, IdentityService, Restores, Shares, Tidy};
 use crate::data::DataClient;
 use crate::metrics::{Calls, RestoreCounts, ShareGauges};
 use crate::rpc::csi::controller_server::ControllerServer;
 use crate::rpc::csi::identity_server::IdentityServer;
+use crate::rpc::span_of;
 use crate::rpc::tls::{Side, keep_watch};
 use crate::rpc::uds;
 use anyhow::Result;
@@ -54,6 +56,8 @@ pub struct ControllerArgs {
     #[command(flatten)]
     metrics: MetricsArgs,
     #[command(flatten)]
+    pub traces: TraceArgs,
+    #[command(flatten)]
     qemu: QemuImgArg,
 }
 
@@ -87,6 +91,7 @@ impl ControllerArgs {
             let listener = uds::bind(&self.socket)?;
             sweep_regularly(Arc::clone(&shares), tidy.clone());
             let router = Server::builder()
+                .trace_fn(span_of)
                 .add_service(IdentityServer::new(IdentityService::new(self.driver_name)))
                 .add_service(ControllerServer::new(
                     ControllerService::new(shares, tidy, restores).counting(Calls::new(&metrics)),

@@ -3,9 +3,11 @@
 use super::args::QemuStorageDaemonArg;
 use super::metrics::{MetricsArgs, tell_daemons};
 use super::{private_dir, runtime, serve, stop_signal};
+use crate::cli::telemetry::TraceArgs;
 use crate::data::{DataService, MountedShares, protect};
 use crate::qsd::{Daemon, DaemonHost, LocalDaemons};
 use crate::rpc::data::data_server::DataServer;
+use crate::rpc::span_of;
 use crate::rpc::uds;
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -39,6 +41,8 @@ pub struct DataArgs {
     drain: Option<u32>,
     #[command(flatten)]
     metrics: MetricsArgs,
+    #[command(flatten)]
+    pub traces: TraceArgs,
     #[command(flatten)]
     qemu: QemuStorageDaemonArg,
 }
@@ -120,7 +124,7 @@ impl DataArgs {
             tokio::spawn(end_expired(Arc::clone(&daemons)));
             let asked = Arc::new(Notify::new());
             let service = DataService::new(shares, Arc::clone(&daemons), Arc::clone(&asked));
-            let router = Server::builder().add_service(DataServer::new(service));
+            let router = Server::builder().trace_fn(span_of).add_service(DataServer::new(service));
             tracing::info!(socket = %self.socket.display(), "data plane serves");
             let stop = async {
                 tokio::select! {

@@ -8,12 +8,14 @@ use super::parts::{DataShares, look_after, staging, tools};
 use super::{backend, private_dir, runtime, self_test_dir, serve, stop_signal, verdict};
 use crate::agent::{AgentClient, AgentService, CUT_LIMIT, OwnAgent};
 use crate::attach::selftest;
+use crate::cli::telemetry::TraceArgs;
 use crate::csi::{IdentityService, NodeParts, NodeService, Shares, Verdict};
 use crate::data::{DataClient, RemoteDaemons};
 use crate::image::QemuImg;
 use crate::metrics::{Calls, Cuts};
 use crate::rpc::csi::identity_server::IdentityServer;
 use crate::rpc::csi::node_server::NodeServer;
+use crate::rpc::span_of;
 use crate::rpc::uds;
 use crate::volume::{NodeId, Policy, Registrar};
 use anyhow::{Context, Result};
@@ -49,6 +51,8 @@ pub struct NodeArgs {
     max_volumes: MaxVolumesArg,
     #[command(flatten)]
     metrics: MetricsArgs,
+    #[command(flatten)]
+    pub traces: TraceArgs,
     #[command(flatten)]
     qemu: QemuImgArg,
 }
@@ -97,6 +101,7 @@ impl NodeArgs {
             let parts =
                 NodeParts { node: self.node_id.clone(), staging, shares, registrar, verdict, max_volumes };
             let router = Server::builder()
+                .trace_fn(span_of)
                 .add_service(IdentityServer::new(IdentityService::new(self.driver_name.clone())))
                 .add_service(NodeServer::new(NodeService::new(parts).counting(Calls::new(&metrics))));
             tracing::info!(socket = %self.socket.display(), node = %self.node_id, "node serves");

@@ -8,7 +8,7 @@ mod teardown;
 use super::certs::{CONTROLLER, NODE};
 use super::driver::args::{DRIVER, QemuImgArg, QemuStorageDaemonArg, RepositoriesArg, ShareArgs};
 use super::driver::{MaxVolumesArg, PolicyArgs, STOP_LIMIT, private_dir, runtime, serve, stop_signal};
-use super::telemetry::LogFormat;
+use super::telemetry::{LogFormat, TraceArgs};
 use crate::rpc::uds;
 use crate::volume::NodeId;
 use anyhow::{Context, Result, bail};
@@ -58,6 +58,8 @@ pub struct StandaloneArgs {
     /// A folder that `strata certs` made: the controller and the node talk over TLS with its certificates.
     #[arg(long, env = "STRATA_AGENT_TLS_DIR", value_name = "DIR")]
     agent_tls_dir: Option<PathBuf>,
+    #[command(flatten)]
+    traces: TraceArgs,
     /// Takes volumes out of pods, unstages them, ends the data plane and unmounts the shares.
     #[arg(long)]
     teardown: bool,
@@ -149,7 +151,11 @@ impl StandaloneArgs {
         common.push(format!("--data-socket={}", path(layout.data_socket())?));
         common.push(format!("--qemu-img={}", path(self.qemu_img.qemu_img.clone())?));
         common.extend(self.shares.to_args());
-        let verb = |verb: &str| vec![format!("--log-format={}", log_format.name()), verb.to_owned()];
+        let verb = |verb: &str| {
+            let mut line = vec![format!("--log-format={}", log_format.name()), verb.to_owned()];
+            line.extend(self.traces.to_args());
+            line
+        };
         let mut data = verb("data");
         data.push(format!("--socket={}", path(layout.data_socket())?));
         data.push(format!("--dir={}", path(layout.data_dir())?));

@@ -8,6 +8,7 @@ use crate::csi::shares::Shares;
 use crate::csi::{restore, wire};
 use crate::rpc::csi::list_snapshots_response::Entry;
 use crate::rpc::csi::*;
+use crate::trace;
 use crate::volume::record::FailureKind;
 use crate::volume::{BackupHandle, CreateVolume, VolumeId, VolumeView};
 use std::sync::Arc;
@@ -36,6 +37,7 @@ pub(super) async fn create(
     wanted: Wanted,
 ) -> Result<Response<CreateVolumeResponse>, Status> {
     let id = VolumeId::from_name(&wanted.wanted.name).to_string();
+    trace::about_volume(&id);
     let call = Call { method: "CreateVolume", key: &id, patience: Patience::Restore };
     let (shares, restores) = (Arc::clone(&service.shares), service.restores.clone());
     service

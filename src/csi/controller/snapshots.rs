@@ -6,7 +6,8 @@ use crate::csi::request::{backup_handle, name, required, volume_handle};
 use crate::csi::snapshot_list::Listing;
 use crate::csi::{params, wire};
 use crate::rpc::csi::*;
-use crate::volume::{Error, SnapshotHandle};
+use crate::trace;
+use crate::volume::{Error, SnapshotHandle, SnapshotId};
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
@@ -19,6 +20,7 @@ pub(super) async fn create(
     required(&request.source_volume_id, "source_volume_id")?;
     params::snapshot(&request.parameters)?;
     let handle = volume_handle(&request.source_volume_id)?;
+    trace::about_snapshot(SnapshotId::from_name(&name));
     let key = handle.volume.to_string();
     let call = Call { method: "CreateSnapshot", key: &key, patience: Patience::Long };
     let (shares, tidy) = (Arc::clone(&service.shares), service.tidy.clone());
@@ -34,6 +36,11 @@ pub(super) async fn create(
         .await
 }
 
+fn about(handle: &SnapshotHandle) {
+    trace::about_volume(handle.volume);
+    trace::about_snapshot(handle.snapshot);
+}
+
 pub(super) async fn delete(
     service: &ControllerService,
     request: Request<DeleteSnapshotRequest>,
@@ -43,6 +50,7 @@ pub(super) async fn delete(
         // No snapshot of ours. A backup's handle too: objects go with their backup, not with this.
         return Ok(Response::new(DeleteSnapshotResponse {}));
     };
+    about(&handle);
     let key = handle.volume.to_string();
     let call = Call { method: "DeleteSnapshot", key: &key, patience: Patience::Long };
     let (shares, tidy) = (Arc::clone(&service.shares), service.tidy.clone());
@@ -84,6 +92,7 @@ pub(super) async fn get(
     }
     let handle = text.parse::<SnapshotHandle>();
     let handle = handle.map_err(|error| Status::not_found(error.to_string()))?;
+    about(&handle);
     let key = format!("{handle}, look {}", uuid::Uuid::new_v4());
     let call = Call { method: "GetSnapshot", key: &key, patience: Patience::Short };
     let shares = Arc::clone(&service.shares);

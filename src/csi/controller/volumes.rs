@@ -8,6 +8,7 @@ use crate::csi::request::{GIB, capacity, content_source, name, required, volume_
 use crate::csi::{capability, params, restore, wire};
 use crate::rpc::csi::validate_volume_capabilities_response::Confirmed;
 use crate::rpc::csi::*;
+use crate::trace;
 use crate::volume::{CreateVolume, VolumeHandle, VolumeId, VolumeSource};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -39,6 +40,7 @@ pub(super) async fn create(
         return super::backups::create(service, &metadata, wanted).await;
     }
     let id = VolumeId::from_name(&name).to_string();
+    trace::about_volume(&id);
     let call = Call { method: "CreateVolume", key: &id, patience: Patience::Short };
     let (shares, tidy) = (Arc::clone(&service.shares), service.tidy.clone());
     service

@@ -4,9 +4,11 @@ use super::Restores;
 use super::refusal::Refusal;
 use crate::backup::{Cancel, Canceller, Progress, RestoreOptions};
 use crate::metrics::{Outcome, Restore};
+use crate::trace;
 use crate::volume::{Error, RestoreTurn, VolumeHandle, VolumeId, Volumes};
 use std::sync::Arc;
 use std::time::Duration;
+use tracing::Instrument;
 
 /// How often it is looked whether the volume is still wanted, and told how far its restore is.
 const WATCH: Duration = Duration::from_secs(1);
@@ -24,9 +26,11 @@ pub(super) fn see_to(restores: &Restores, volumes: &Volumes, volume: VolumeId) {
     }
     let running = Running { restores: restores.clone(), handle };
     let volumes = volumes.clone();
-    restores.0.runtime.spawn(async move {
-        run(&running, volumes, volume, &progress).await;
-    });
+    let job = trace::job("restore");
+    job.record("volume", tracing::field::display(volume));
+    job.follows_from(&tracing::Span::current());
+    let work = async move { run(&running, volumes, volume, &progress).await };
+    restores.0.runtime.spawn(work.instrument(job));
 }
 
 /// Takes itself off the list, also when it broke off.
@@ -42,7 +46,6 @@ impl Drop for Running {
 }
 
 async fn run(running: &Running, volumes: Volumes, volume: VolumeId, progress: &Progress) {
-    let handle = &running.handle;
     let counts = &running.restores.0.counts;
     let waiting = counts.wait();
     let Ok(_slot) = running.restores.0.slots.acquire().await else { return };
@@ -50,18 +53,19 @@ async fn run(running: &Running, volumes: Volumes, volume: VolumeId, progress: &P
     let turn = match blocking(move || volumes.restore_turn(volume)).await {
         Ok(Some(turn)) => Arc::new(turn),
         Ok(None) => {
-            tracing::debug!(volume = %handle, "another controller restores it, or it is done");
+            tracing::debug!("another controller restores it, or it is done");
             return;
         }
         Err(error) => {
-            tracing::warn!(volume = %handle, %error, "a restore did not begin; it is tried again when it is asked for");
+            tracing::warn!(%error, "a restore did not begin; it is tried again when it is asked for");
             return;
         }
     };
-    tracing::info!(volume = %handle, backup = %turn.backup, bytes = turn.bytes, "a restore begins");
+    tracing::Span::current().record("backup", tracing::field::display(&turn.backup));
+    tracing::info!(bytes = turn.bytes, "a restore begins");
     let mut counted = counts.begin();
     let (canceller, cancel) = Canceller::new();
-    let watch = tokio::spawn(watch(Arc::clone(&turn), canceller, progress.clone()));
+    let watch = tokio::spawn(watch(Arc::clone(&turn), canceller, progress.clone()).in_current_span());
     let fetched = fetch(running, &turn, progress, &cancel, &mut counted).await;
     watch.abort();
     let ended = blocking(move || match fetched {
@@ -83,8 +87,11 @@ async fn run(running: &Running, volumes: Volumes, volume: VolumeId, progress: &P
         _ => Outcome::Failed,
     });
     match ended {
-        Ok(_) => tracing::info!(volume = %handle, "a restore has ended"),
-        Err(error) => tracing::warn!(volume = %handle, %error, "a restore has ended without its volume"),
+        Ok(_) => tracing::info!("a restore has ended"),
+        Err(error) => {
+            trace::failed();
+            tracing::warn!(%error, "a restore has ended without its volume");
+        }
     }
 }
 
@@ -141,12 +148,12 @@ async fn watch(turn: Arc<RestoreTurn>, canceller: Canceller, progress: Progress)
         match wanted.await {
             Ok(true) => {}
             Ok(false) => {
-                tracing::info!(backup = %turn.backup, "a restore is not wanted any more");
+                tracing::info!("a restore is not wanted any more");
                 canceller.cancel();
                 return;
             }
             // The share is away for a moment, or for longer: then writing to it fails.
-            Err(error) => tracing::debug!(backup = %turn.backup, %error, "whether it is wanted is unknown"),
+            Err(error) => tracing::debug!(%error, "whether it is wanted is unknown"),
         }
     }
 }
@@ -155,7 +162,7 @@ async fn watch(turn: Arc<RestoreTurn>, canceller: Canceller, progress: Progress)
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+    tokio::task::spawn_blocking(trace::within(work)).await.unwrap_or_else(|error| {
         Err(Error::Invalid { reason: format!("a part of the restore broke off: {error}") })
     })
 }

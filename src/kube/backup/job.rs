@@ -14,6 +14,7 @@ use crate::kube::crd::snapshot::VolumeSnapshot;
 use crate::kube::error::has_code;
 use crate::kube::names::{BACKUP_HANDLE, BACKUP_PHASE};
 use crate::metrics::Outcome;
+use crate::trace;
 use crate::volume::Pinned;
 use ::kube::api::{Patch, PatchParams};
 use ::kube::{Api, ResourceExt};
@@ -30,6 +31,11 @@ pub(super) struct Reins {
     pub cancel: Cancel,
     /// Something that it may have waited for has changed.
     pub poke: Arc<Notify>,
+}
+
+/// A VolumeBackup as lines of the log have it.
+pub(super) fn named(object: &VolumeBackup) -> String {
+    format!("VolumeBackup {}/{}", object.namespace().unwrap_or_default(), object.name_any())
 }
 
 /// Works on one VolumeBackup until it is complete, has failed for good, or is told to stop.
@@ -125,7 +131,7 @@ async fn complete(context: &Context, writer: &mut StatusWriter) {
     let handle = status.handle.clone().unwrap_or_default();
     set_condition(&mut status.conditions, "Complete", true, "Completed", &handle);
     writer.write_surely().await;
-    tracing::info!(backup = writer.object.name_any(), handle, "complete");
+    tracing::info!(handle, "complete");
     let note = format!("the backup is complete: {handle}");
     context.events.of_backup(&writer.object, false, "BackupCompleted", &note).await;
     annotate(context, writer, &handle).await;
@@ -150,8 +156,8 @@ async fn fail(
         Some(_) => context.counts.retry(&writer.object.spec.repository, failure.reason),
     }
     set_condition(&mut status.conditions, "Complete", false, failure.reason, &failure.message);
-    let name = writer.object.name_any();
-    tracing::warn!(backup = name, reason = failure.reason, error = failure.message, "the backup failed");
+    trace::failed();
+    tracing::warn!(reason = failure.reason, error = failure.message, "the backup failed");
     // With the API away this waits: nothing is lost by it, for the try has ended.
     writer.write_surely().await;
     context.events.of_backup(&writer.object, true, failure.reason, &failure.message).await;

@@ -5,10 +5,12 @@ use super::queue::Queue;
 use crate::backup::Canceller;
 use crate::kube::context::Context;
 use crate::kube::crd::backup::VolumeBackup;
+use crate::trace;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
+use tracing::Instrument;
 
 /// The backups that this process works on.
 pub struct Jobs {
@@ -61,10 +63,13 @@ impl Jobs {
         drop(running);
         let ended = Ended { uid, running: Arc::clone(&self.running), changed: Arc::clone(&self.changed) };
         let (context, queue, object) = (Arc::clone(context), self.queue.clone(), object.clone());
-        tokio::spawn(async move {
+        let span = trace::job("backup");
+        span.record("object", job::named(&object));
+        let work = async move {
             let _ended = ended;
             job::run(context, queue, object, reins).await;
-        });
+        };
+        tokio::spawn(work.instrument(span));
     }
 
     /// Tells a job to stop, and waits until it has.

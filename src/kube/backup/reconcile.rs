@@ -1,10 +1,12 @@
 //! What is due for one VolumeBackup.
 
 use super::delete;
+use super::job::named;
 use crate::kube::context::Context;
 use crate::kube::crd::backup::{Phase, VolumeBackup};
 use crate::kube::error::{ApiSnafu, Error, has_code};
 use crate::kube::names::{FINALIZER, IMPORTED};
+use crate::trace;
 use ::kube::api::{Patch, PatchParams};
 use ::kube::runtime::controller::Action;
 use ::kube::{Api, ResourceExt};
@@ -12,6 +14,7 @@ use serde_json::json;
 use snafu::ResultExt;
 use std::sync::Arc;
 use std::time::Duration;
+use tracing::Instrument;
 
 /// Looks at one VolumeBackup, whenever it changes and whenever its job has ended.
 pub async fn reconcile(object: Arc<VolumeBackup>, context: Arc<Context>) -> Result<Action, Error> {
@@ -23,7 +26,11 @@ pub async fn reconcile(object: Arc<VolumeBackup>, context: Arc<Context>) -> Resu
     if object.metadata.deletion_timestamp.is_some() {
         context.jobs.stop(uid).await;
         return match object.finalizers().iter().any(|name| name == FINALIZER) {
-            true => delete::reconcile(&object, &context).await,
+            true => {
+                let span = trace::job("delete");
+                span.record("object", named(&object));
+                delete::reconcile(&object, &context).instrument(span).await
+            }
             false => Ok(Action::await_change()),
         };
     }

@@ -11,6 +11,7 @@ use crate::kube::context::Context;
 use crate::kube::crd::backup::{Phase, Verification, VolumeBackupStatus};
 use crate::kube::repository::Opened;
 use crate::metrics::Moved;
+use crate::trace;
 use crate::volume::{BackupHandle, Pinned, Writer};
 use jiff::Timestamp;
 use std::sync::Arc;
@@ -73,6 +74,7 @@ impl Try<'_> {
         status.progress = Some(0);
         status.backup_id = Some(plan.id);
         status.parent_id = parent;
+        tracing::Span::current().record("backup", tracing::field::display(plan.id));
         status.started_at = Some(Timestamp::now());
         writer.write().await?;
         let on = parent.map_or("as a full one".to_owned(), |parent| format!("on {parent}"));
@@ -83,16 +85,16 @@ impl Try<'_> {
 
     async fn create(&self, writer: &mut StatusWriter, plan: &Plan) -> Result<CreateReport, BackupError> {
         let pinned = Arc::clone(self.pinned);
-        let opened = tokio::task::spawn_blocking(move || PinnedReader::open(pinned)).await;
+        let opened = tokio::task::spawn_blocking(trace::within(move || PinnedReader::open(pinned))).await;
         let source = Arc::new(opened.map_err(|source| BackupError::Worker { source })??);
         let (engine, options) = (plan.opened.engine.clone(), plan.options.clone());
         let (progress, cancel) = (Progress::default(), self.cancel.clone());
         let counted = progress.clone();
         let runtime = tokio::runtime::Handle::current();
         // On a thread of its own: what is told of it may have to wait for the API.
-        let mut work = tokio::task::spawn_blocking(move || {
+        let mut work = tokio::task::spawn_blocking(trace::within(move || {
             runtime.block_on(engine.create(source, &options, &counted, &cancel))
-        });
+        }));
         let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + TELL, TELL);
         let mut moving = self.context.counts.moving(&writer.object.spec.repository);
         loop {

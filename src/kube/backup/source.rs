@@ -1,11 +1,13 @@
 //! From a VolumeBackup to the snapshot that it reads, which is held from then on.
 
 use super::failure::Failure;
+use super::job::named;
 use super::status::StatusWriter;
 use crate::kube::context::Context;
 use crate::kube::crd::snapshot::VolumeSnapshot;
 use crate::kube::error::ApiSnafu;
 use crate::kube::trigger::handle_of;
+use crate::trace;
 use crate::volume::{Error as VolumeError, LayerId, Pinned, SnapshotHandle, Volumes};
 use ::kube::{Api, ResourceExt};
 use jiff::Timestamp;
@@ -26,13 +28,12 @@ pub(super) async fn hold(context: &Context, writer: &mut StatusWriter) -> Result
     let away = || Failure::heals("ShareAway", format!("the share {share} is not open in this process"));
     let volumes = context.volumes(share).ok_or_else(away)?;
     let layer = writer.status.layer_id.and_then(|layer| layer.to_string().parse().ok());
-    let owner = format!(
-        "VolumeBackup {}/{}",
-        writer.object.namespace().unwrap_or_default(),
-        writer.object.name_any()
-    );
+    trace::about_volume(handle.volume);
+    trace::about_snapshot(handle.snapshot);
+    let owner = named(&writer.object);
     let pin_handle = handle.clone();
-    let pinned = tokio::task::spawn_blocking(move || pin(&volumes, &pin_handle, layer, &owner));
+    let pinned =
+        tokio::task::spawn_blocking(trace::within(move || pin(&volumes, &pin_handle, layer, &owner)));
     let pinned =
         pinned.await.map_err(|error| Failure::heals("Broken", format!("pinning broke off: {error}")))??;
     let status = &mut writer.status;
@@ -52,7 +53,7 @@ pub(super) async fn hold(context: &Context, writer: &mut StatusWriter) -> Result
 /// Lets go of it; whoever else holds it lets go later.
 pub(super) async fn release(pinned: Arc<Pinned>) {
     // Unpinning waits for locks on the share.
-    if let Err(error) = tokio::task::spawn_blocking(move || drop(pinned)).await {
+    if let Err(error) = tokio::task::spawn_blocking(trace::within(move || drop(pinned))).await {
         tracing::warn!(%error, "a pin was not removed; it ends with its lease");
     }
 }

@@ -165,7 +165,8 @@ impl LocalStore {
         let (store, key) = (self.clone(), key.to_owned());
         Box::pin(async move {
             let for_error = key.clone();
-            let task = tokio::task::spawn_blocking(move || work(&store, &key));
+            let span = tracing::Span::current();
+            let task = tokio::task::spawn_blocking(move || span.in_scope(|| work(&store, &key)));
             task.await.boxed_context("working on", &for_error)?
         })
     }
