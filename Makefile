@@ -4,7 +4,7 @@ SHELL := /bin/bash
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help packages demo test test-stores soak fuzz sanity bench-volume bench-backup manifests fmt lint clean-cache
+.PHONY: help packages image demo test test-stores soak fuzz sanity bench-volume bench-backup manifests fmt lint clean-cache
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -24,6 +24,9 @@ test-stores: packages ## The tests of stores, over moto and Ceph RGW too; ENDPOI
 
 sanity: packages ## csi-sanity against a real driver: make sanity CSI_SANITY=/path/to/csi-sanity
 	CSI_SANITY="$(CSI_SANITY)" scripts/run-sanity
+
+image: packages ## The container image, with docker, podman or buildah: make image IMAGE=registry.example/strata (docs/image.md)
+	scripts/build-image
 
 fuzz: packages ## Made-up input for what reads other people's bytes: TIME=60 seconds each; TARGETS="manifest …" for some
 	scripts/run-fuzz $(or $(TIME),60) $(TARGETS)
@@ -46,7 +49,7 @@ fmt: ## Formats the code
 lint: ## Formatting, clippy and shellcheck, warnings as errors
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --features crash-points -- -D warnings
-	shellcheck -x scripts/* .ci/run
+	shellcheck -x scripts/* image/* .ci/run
 
 clean-cache: ## Removes the downloaded QEMU and CI's build cache
 	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/strata"

@@ -17,6 +17,13 @@ debian_mirror() {
     fi
 }
 
+# Where the machine's own apt has its security updates from; nothing where it has none.
+debian_security_mirror() {
+    # shellcheck disable=SC2016  # apt's own placeholders
+    [ -n "${STRATA_DEBIAN_MIRROR:-}" ] || apt-get indextargets --format '$(REPO_URI) $(RELEASE)' \
+        'Created-By: Packages' 'Component: main' | awk '$2 ~ /-security$/ { print $1; exit }'
+}
+
 debian_keyring() {
     local file
     for file in "${STRATA_DEBIAN_KEYRING:-}" "/usr/share/keyrings/debian-archive-keyring.gpg"; do
@@ -38,15 +45,20 @@ private_apt() {
         -o Acquire::Languages=none -o Acquire::Retries=3 -o Debug::NoLocking=true "$@"
 }
 
-# prepare_apt FOLDER SUITE TYPE…: private_apt in FOLDER is to read these types (deb, deb-src) of a release.
-prepare_apt() {
-    local folder=$1 suite=$2 mirror keys type
-    shift 2
+# Sets `mirror` and `keys`, or ends.
+debian_origin() {
     mirror=$(debian_mirror)
     [ -n "$mirror" ] || die "no Debian mirror among this machine's apt sources (run apt-get update," \
         "or set STRATA_DEBIAN_MIRROR to one)"
     keys=$(debian_keyring)
     [ -n "$keys" ] || die "no keys of the Debian archive: install debian-archive-keyring"
+}
+
+# prepare_apt FOLDER SUITE TYPE…: private_apt in FOLDER is to read these types (deb, deb-src) of a release.
+prepare_apt() {
+    local folder=$1 suite=$2 mirror keys type
+    shift 2
+    debian_origin
     mkdir -p "$folder"/{state/lists/partial,cache/archives/partial}
     : >"$folder/status"
     for type in "$@"; do

@@ -105,9 +105,13 @@ fn rights_are_as_few_as_mounting_allows() {
             .filter(|container| container.at("/securityContext/privileged") == true)
             .map(|container| container.name())
             .collect();
+        for container in manifest.containers() {
+            assert_eq!(container.at("/securityContext/readOnlyRootFilesystem"), true, "{}", container.name());
+            // The image's own user is nobody.
+            assert_eq!(container.at("/securityContext/runAsUser"), 0, "{}", container.name());
+        }
         for container in manifest.containers().filter(|c| !privileged.contains(&c.name())) {
             assert_eq!(container.at("/securityContext/capabilities/drop/0"), "ALL", "{}", container.name());
-            assert_eq!(container.at("/securityContext/readOnlyRootFilesystem"), true, "{}", container.name());
             // Cinder's images are not root's before they are adopted.
             let added = container.at("/securityContext/capabilities/add");
             let reads_images = ["controller", "backup"].contains(&container.name().as_str());
