@@ -17,7 +17,11 @@ COPY proto proto
 COPY fuzz fuzz
 COPY src src
 COPY crates crates
-RUN rustup toolchain install --profile minimal "$(sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)" \
+# The secret is a file of authorities, for networks that have their own.
+RUN --mount=type=secret,id=ca,target=/run/ca.crt if [ -s /run/ca.crt ]; then \
+        export SSL_CERT_FILE=/run/ca.crt CARGO_HTTP_CAINFO=/run/ca.crt; \
+    fi \
+    && rustup toolchain install --profile minimal "$(sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)" \
     && cargo build --release --locked --bin strata \
     && mkdir /built \
     && strip -o /built/strata target/release/strata \

@@ -17,11 +17,18 @@ debian_mirror() {
     fi
 }
 
-# Where the machine's own apt has its security updates from; nothing where it has none.
-debian_security_mirror() {
+# URI and suffix of a release's updates and security updates (http://… -security), as the machine's own apt has them.
+debian_updates() {
     # shellcheck disable=SC2016  # apt's own placeholders
     [ -n "${STRATA_DEBIAN_MIRROR:-}" ] || apt-get indextargets --format '$(REPO_URI) $(RELEASE)' \
-        'Created-By: Packages' 'Component: main' | awk '$2 ~ /-security$/ { print $1; exit }'
+        'Created-By: Packages' 'Component: main' | sed -n 's/^\([^ ]*\) [a-z]*\(-security\|-updates\)$/\1 \2/p' | sort -u
+}
+
+# What fetches without apt goes where apt goes.
+use_apt_proxy() {
+    local proxy=
+    [ -n "${http_proxy:-}" ] || ! command -v apt-config >/dev/null || eval "$(apt-config shell proxy Acquire::http::Proxy)"
+    [ -z "$proxy" ] || export http_proxy=$proxy
 }
 
 debian_keyring() {

@@ -1,5 +1,6 @@
 //! What the image is made of, and what it says of itself.
 
+use crate::helm::{chart, render};
 use crate::support::need_root;
 use crate::unpacked::Image;
 use serde_json::Value;
@@ -21,6 +22,15 @@ fn files_below(folder: &Path) -> Vec<PathBuf> {
         }
     }
     found
+}
+
+/// What `make image` builds is what the chart asks for, unless told otherwise.
+#[test]
+fn the_chart_asks_for_this_version() {
+    let chart = render(&[chart().join("ci/bare-values.yaml")], &[]).unwrap();
+    let images: BTreeSet<&str> =
+        chart.lines().filter_map(|line| line.trim().strip_prefix("image: strata")).collect();
+    assert_eq!(images, BTreeSet::from([concat!(":", env!("CARGO_PKG_VERSION"))]));
 }
 
 /// A number needs no look into the image's own users, which `runAsNonRoot` cannot take.

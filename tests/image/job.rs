@@ -94,7 +94,7 @@ async fn every_role_does_its_part_of_the_main_job() {
     let (strangers, ours) = programs(driver.cluster.image);
     assert_eq!(strangers, Vec::<String>::new(), "none but the image's programs");
     // As the kernel cuts names.
-    for wanted in ["tini", "strata", "qemu-storage-da", "glusterfs"] {
+    for wanted in ["strata", "qemu-storage-da", "glusterfs"] {
         assert!(ours.contains(wanted), "{wanted} in {ours:?}");
     }
     let total = writer.stop();
