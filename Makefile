@@ -4,10 +4,10 @@ SHELL := /bin/bash
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help packages image demo test test-stores soak fuzz sanity bench-volume bench-backup manifests fmt lint clean-cache
+.PHONY: help packages image demo test test-stores e2e soak fuzz sanity bench-volume bench-backup manifests fmt lint clean-cache
 
 help: ## Lists the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 packages: ## Installs what is missing (apt) and brings a sound QEMU
 	scripts/ensure-packages
@@ -21,6 +21,9 @@ test: packages $(if $(CI),lint) ## Builds and runs every test; T="name …" for 
 
 test-stores: packages ## The tests of stores, over moto and Ceph RGW too; ENDPOINT=URL and AWS_* for a server that you have
 	scripts/run-store-tests $(ENDPOINT)
+
+e2e: packages ## Helm install to removal with the real sidecars: E2E_SIDECARS=dir, or E2E_CLUSTER=real and KUBECONFIG (docs/e2e.md)
+	scripts/run-e2e
 
 sanity: packages ## csi-sanity against a real driver: make sanity CSI_SANITY=/path/to/csi-sanity
 	CSI_SANITY="$(CSI_SANITY)" scripts/run-sanity
@@ -49,7 +52,7 @@ fmt: ## Formats the code
 lint: ## Formatting, clippy and shellcheck, warnings as errors
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --features crash-points -- -D warnings
-	shellcheck -x scripts/* image/* .ci/run
+	shellcheck -x scripts/* image/* tests/e2e/hosts/container.sh .ci/run
 
 clean-cache: ## Removes the downloaded QEMU and CI's build cache
 	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/strata"

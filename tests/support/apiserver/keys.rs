@@ -14,8 +14,8 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// Writes all that the server reads into a folder.
-    pub fn make(folder: &Path) -> Keys {
+    /// Writes all that the server, which has this address, reads into a folder.
+    pub fn make(folder: &Path, address: &str) -> Keys {
         let keys = Keys { folder: folder.to_owned(), admin: uuid::Uuid::new_v4().to_string() };
         let authority_key = KeyPair::generate().unwrap();
         let mut authority = CertificateParams::default();
@@ -23,7 +23,7 @@ impl Keys {
         authority.distinguished_name.push(DnType::CommonName, "the test's authority");
         keys.write("ca.crt", &authority.self_signed(&authority_key).unwrap().pem());
         let key = KeyPair::generate().unwrap();
-        let names = ["127.0.0.1", "localhost", "kubernetes.default.svc"].map(str::to_owned);
+        let names = [address, "localhost", "kubernetes.default.svc"].map(str::to_owned);
         let server = CertificateParams::new(names).unwrap();
         let certificate = server.signed_by(&key, &Issuer::new(authority, authority_key)).unwrap();
         keys.write("server.crt", &certificate.pem());

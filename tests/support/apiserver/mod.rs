@@ -1,14 +1,17 @@
 //! A real Kubernetes API for a test: etcd and kube-apiserver on free ports of 127.0.0.1, with RBAC, all state in a
-//! temporary folder. No controllers run: namespaces are not emptied, owners' objects not collected, nothing is bound.
+//! temporary folder. No controllers run (unless a test starts them): namespaces are not emptied, owners' objects not
+//! collected, nothing is bound.
 #![allow(dead_code)]
 
 mod assets;
 mod audit;
+mod controllers;
 mod keys;
 mod objects;
 mod process;
 
 pub use audit::Asked;
+pub use controllers::Controllers;
 
 use keys::Keys;
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -20,6 +23,7 @@ use std::time::{Duration, Instant};
 
 /// Longer than a start takes on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
+const LOOPBACK: &str = "127.0.0.1";
 /// A free port may be taken before it is used.
 const TRIES: usize = 3;
 
@@ -28,6 +32,7 @@ pub struct ApiServer {
     server: Mutex<Option<Process>>,
     etcd: Mutex<Process>,
     keys: Keys,
+    address: &'static str,
     ports: [u16; 2],
     // Last: its files are in use until the others are dropped.
     folder: tempfile::TempDir,
@@ -36,11 +41,16 @@ pub struct ApiServer {
 impl ApiServer {
     /// Starts one, and waits until it is ready.
     pub async fn start() -> ApiServer {
+        ApiServer::start_on(LOOPBACK).await
+    }
+
+    /// One at an address that other network namespaces reach.
+    pub async fn start_on(address: &'static str) -> ApiServer {
         // Two providers of cryptography may be linked in: this is the one that the program uses.
         let _ = tokio_rustls::rustls::crypto::aws_lc_rs::default_provider().install_default();
         let mut said = String::new();
         for _ in 0..TRIES {
-            match ApiServer::try_start().await {
+            match ApiServer::try_start(address).await {
                 Ok(server) => return server,
                 Err(failed) => said = failed,
             }
@@ -60,14 +70,15 @@ impl ApiServer {
         server
     }
 
-    async fn try_start() -> Result<ApiServer, String> {
+    async fn try_start(address: &'static str) -> Result<ApiServer, String> {
         let parent = std::env::var_os("TMPDIR").unwrap_or_else(|| "/var/tmp".into());
         let folder = tempfile::Builder::new().prefix("strata-api-").tempdir_in(parent).expect("a folder");
         let [port, client, peer] = free_ports();
         let server = ApiServer {
             server: Mutex::new(None),
             etcd: Mutex::new(etcd(folder.path(), client, peer)),
-            keys: Keys::make(folder.path()),
+            keys: Keys::make(folder.path(), address),
+            address,
             ports: [port, client],
             folder,
         };
@@ -91,7 +102,7 @@ impl ApiServer {
         let [port, etcd] = self.ports;
         let mut server = self.server.lock().unwrap();
         assert!(server.is_none(), "it runs already");
-        *server = Some(kube_apiserver(self.folder.path(), &self.keys, port, etcd));
+        *server = Some(kube_apiserver(self.folder.path(), &self.keys, (self.address, port), etcd));
     }
 
     /// A crash of kube-apiserver and its next start, until that is ready.
@@ -140,7 +151,16 @@ impl ApiServer {
     }
 
     pub fn url(&self) -> String {
-        format!("https://127.0.0.1:{}", self.ports[0])
+        format!("https://{}:{}", self.address, self.ports[0])
+    }
+
+    pub fn port(&self) -> u16 {
+        self.ports[0]
+    }
+
+    /// The authority of its certificate.
+    pub fn authority(&self) -> PathBuf {
+        self.keys.path("ca.crt")
     }
 
     /// The kubeconfig of who may do everything.

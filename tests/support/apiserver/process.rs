@@ -15,7 +15,7 @@ pub struct Process {
 
 impl Process {
     /// Starts a program that logs into a file of the folder.
-    fn start(name: &str, folder: &Path, arguments: &[String]) -> Process {
+    pub fn start(name: &str, folder: &Path, arguments: &[String]) -> Process {
         let log = folder.join(format!("{name}.log"));
         let out = File::options().create(true).append(true).open(&log).expect("a log file");
         let mut command = Command::new(program(name));
@@ -78,11 +78,11 @@ pub fn etcd(folder: &Path, client: u16, peer: u16) -> Process {
     Process::start("etcd", folder, &arguments)
 }
 
-pub fn kube_apiserver(folder: &Path, keys: &Keys, port: u16, etcd: u16) -> Process {
+pub fn kube_apiserver(folder: &Path, keys: &Keys, (address, port): (&str, u16), etcd: u16) -> Process {
     let path = |name: &str| keys.path(name).display().to_string();
     let arguments = [
         format!("--etcd-servers=http://127.0.0.1:{etcd}"),
-        "--bind-address=127.0.0.1".to_owned(),
+        format!("--bind-address={address}"),
         // Without it the server looks for a default route, which a network namespace has not.
         "--advertise-address=127.0.0.1".to_owned(),
         // The endpoints of the service `kubernetes` may not be loopback addresses; nobody asks for them.
