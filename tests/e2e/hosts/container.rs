@@ -27,6 +27,7 @@ pub struct Mount {
 #[derive(Clone, Debug)]
 pub struct Spec {
     pub name: String,
+    pub hostname: String,
     pub command: Vec<String>,
     pub environment: Vec<(String, String)>,
     pub mounts: Vec<Mount>,
@@ -158,8 +159,9 @@ fn command(spec: &Spec) -> Command {
     if let Some(network) = &spec.network {
         words.extend(["nsenter".to_owned(), format!("--net=/run/netns/{network}"), "--".to_owned()]);
     }
-    let unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "unchanged", "--", SCRIPT];
+    let unshare = ["unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--propagation", "unchanged", "--", SCRIPT];
     words.extend(unshare.map(str::to_owned));
+    words.push(spec.hostname.clone());
     words.push(spec.folder.join("root").display().to_string());
     words.push(spec.folder.join("mounts").display().to_string());
     words.push(spec.rights.clone());

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# container.sh ROOT MOUNTS RIGHTS CMD…: a container without an image. To be run in mount and process namespaces of its
-# own, as their first process: makes a root folder at ROOT from this machine's programs and from what the pod mounts,
+# container.sh HOST ROOT MOUNTS RIGHTS CMD…: a container without an image. To be run in mount, name and process namespaces
+# of its own, as their first process: takes the name HOST, makes a root folder at ROOT from this machine's programs and from what the pod mounts,
 # gives up the rights that the pod does not have, and becomes CMD.
 #
 # MOUNTS is a file with a line for each mount: FROM, AT, propagation (as Kubernetes calls it) and ro or rw, with tabs
 # between. RIGHTS: privileged, or a list of capabilities; then a slash, and ro if the root folder is read-only.
 set -euo pipefail
 
-root=$1 mounts=$2 rights=$3
-shift 3
+host=$1 root=$2 mounts=$3 rights=$4
+shift 4
 
 # What an image would bring.
 programs() {
@@ -61,6 +61,8 @@ mount_one() {
     if [ "$mode" = ro ]; then mount -o remount,bind,ro "$at"; fi
 }
 
+# Who shares a name takes another's Lease for its own.
+echo "$host" >/proc/sys/kernel/hostname
 mount -t tmpfs -o mode=0755 container "$root"
 programs
 kernel

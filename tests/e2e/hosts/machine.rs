@@ -14,9 +14,9 @@ const BRIDGE: &str = "e2e-pods";
 
 /// Taken down when dropped.
 pub struct Machine {
-    /// On a disk, and where the run looks for what was left behind.
-    folder: tempfile::TempDir,
     next_address: u8,
+    /// On a disk, and where the run looks for what was left behind.
+    _folder: tempfile::TempDir,
 }
 
 impl Machine {
@@ -24,7 +24,7 @@ impl Machine {
         let folder = tempfile::Builder::new().prefix("strata-e2e-").tempdir_in(std::env::temp_dir())?;
         fs::create_dir_all(ROOT)?;
         mount(&["--bind", path(folder.path()), ROOT])?;
-        let machine = Machine { folder, next_address: 2 };
+        let machine = Machine { next_address: 2, _folder: folder };
         for shared in ["state", "run", "kubelet"] {
             let at = machine.path(shared);
             fs::create_dir(&at)?;
@@ -71,8 +71,27 @@ impl Machine {
     }
 }
 
+/// Keeps what the containers have logged, where E2E_LOGS wants it.
+fn keep_logs() -> Result<()> {
+    let Some(to) = std::env::var_os("E2E_LOGS").filter(|to| !to.is_empty()) else { return Ok(()) };
+    fs::create_dir_all(&to)?;
+    for pod in fs::read_dir(Path::new(ROOT).join("pods"))?.flatten() {
+        for container in fs::read_dir(pod.path().join("containers"))?.flatten() {
+            let name = [pod.file_name(), container.file_name()].map(|name| name.to_string_lossy().into_owned());
+            fs::copy(container.path().join("log"), Path::new(&to).join(name.join(".") + ".log"))?;
+        }
+    }
+    for file in fs::read_dir(ROOT)?.flatten().filter(|file| file.path().extension().is_some_and(|end| end == "log")) {
+        fs::copy(file.path(), Path::new(&to).join(file.file_name()))?;
+    }
+    Ok(())
+}
+
 impl Drop for Machine {
     fn drop(&mut self) {
+        if let Err(error) = keep_logs() {
+            eprintln!("the logs are not kept: {error:#}");
+        }
         for at in self.mounts().unwrap_or_default().iter().rev() {
             let _ = Command::new("umount").args(["-l", at]).output();
         }

@@ -15,7 +15,7 @@ use crate::apiserver::{ApiServer, Controllers};
 use crate::cluster::{Cluster, DATA, RELEASE_NAMESPACE, Store};
 use crate::kubectl::{Kubectl, eventually, said};
 use crate::objects;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use kubelet::Kubelet;
 use machine::{ADDRESS, Machine};
 use pod::Api;
@@ -35,7 +35,7 @@ pub struct Hosts {
     kubelet: Kubelet,
     workloads: Workloads,
     others: Vec<Other>,
-    _controllers: Controllers,
+    controllers: Controllers,
     server: ApiServer,
     share: String,
     store: Store,
@@ -84,7 +84,7 @@ impl Hosts {
             kubelet,
             workloads,
             others: Vec::new(),
-            _controllers: controllers,
+            controllers,
             server,
             share,
             store,
@@ -221,6 +221,10 @@ impl Cluster for Hosts {
             self.kubelet.register().with_context(|| self.workloads.last_words())?;
             self.workloads.check_metrics()?;
         }
+        // In the beginning some wait for others that way, as in every cluster.
+        for line in self.workloads.restarts() {
+            println!("     {line}");
+        }
         Ok(())
     }
 
@@ -261,6 +265,9 @@ impl Cluster for Hosts {
     }
 
     fn finish(&mut self) -> Result<()> {
+        if let Some(ended) = self.controllers.ended() {
+            bail!("kube-controller-manager has {ended}");
+        }
         self.kubelet.leave()?;
         let left = self.machine.mounts()?;
         ensure!(left.is_empty(), "left mounted: {left:?}");

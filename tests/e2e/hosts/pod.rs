@@ -45,15 +45,16 @@ impl Pod {
         }
         let mut containers = Vec::new();
         for container in list(&spec["containers"]) {
-            let name = text(&container["name"])?;
+            let container_name = text(&container["name"])?;
             let spec = Spec {
+                hostname: name.to_owned(),
                 command: programs.command(container)?,
-                environment: environment(container, name_of(&folder), &address, programs, api)?,
+                environment: environment(container, name, &address, programs, api)?,
                 mounts: mounts(container, &volumes, programs)?,
                 rights: rights(container),
                 network: network.as_ref().map(|network| network.name.clone()),
-                folder: folder.join("containers").join(&name),
-                name,
+                folder: folder.join("containers").join(&container_name),
+                name: container_name,
             };
             containers.push(Container::start(spec)?);
         }
@@ -71,14 +72,6 @@ impl Pod {
         }
         Ok(())
     }
-
-    pub fn container(&self, name: &str) -> Option<&Container> {
-        self.containers.iter().find(|container| container.name() == name)
-    }
-}
-
-fn name_of(folder: &Path) -> &str {
-    folder.file_name().and_then(|name| name.to_str()).unwrap_or_default()
 }
 
 fn list(value: &Value) -> &[Value] {

@@ -10,7 +10,9 @@ mod keys;
 mod objects;
 mod process;
 
+#[allow(unused_imports)]
 pub use audit::Asked;
+#[allow(unused_imports)]
 pub use controllers::Controllers;
 
 use keys::Keys;

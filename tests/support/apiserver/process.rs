@@ -93,6 +93,8 @@ pub fn kube_apiserver(folder: &Path, keys: &Keys, (address, port): (&str, u16), 
         format!("--tls-private-key-file={}", path("server.key")),
         format!("--token-auth-file={}", path("tokens.csv")),
         "--authorization-mode=RBAC".to_owned(),
+        // As every cluster has it that nodes' pods mount anything in.
+        "--allow-privileged=true".to_owned(),
         "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
         format!("--audit-policy-file={}", path("audit.json")),
         format!("--audit-log-path={}", path("audit.log")),
