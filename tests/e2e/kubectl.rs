@@ -45,7 +45,8 @@ impl Kubectl {
     /// What kubectl prints.
     pub fn run(&self, arguments: &[&str]) -> Result<String> {
         let mut command = self.command(arguments);
-        let output = command.stdin(Stdio::null()).output().context("kubectl does not start: is it installed?")?;
+        let output =
+            command.stdin(Stdio::null()).output().context("kubectl does not start: is it installed?")?;
         said(&format!("kubectl {}", arguments.join(" ")), output)
     }
 
@@ -79,7 +80,13 @@ impl Kubectl {
     }
 
     /// Waits until an object is as it should be. What never comes is told with the object's last state and events.
-    pub fn wait<T>(&self, kind: &str, name: &str, what: &str, look: impl Fn(&Value) -> Option<T>) -> Result<T> {
+    pub fn wait<T>(
+        &self,
+        kind: &str,
+        name: &str,
+        what: &str,
+        look: impl Fn(&Value) -> Option<T>,
+    ) -> Result<T> {
         let deadline = Instant::now() + LIMIT;
         loop {
             let object = self.find(kind, name)?;

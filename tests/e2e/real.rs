@@ -21,7 +21,10 @@ pub struct Real {
 }
 
 fn variable(name: &str, what: &str) -> Result<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty()).with_context(|| format!("{name} is not set: {what}"))
+    std::env::var(name)
+        .ok()
+        .filter(|value| !value.is_empty())
+        .with_context(|| format!("{name} is not set: {what}"))
 }
 
 impl Real {
@@ -30,12 +33,16 @@ impl Real {
         let mark = &uuid::Uuid::new_v4().simple().to_string()[..8];
         let kubectl = Kubectl::new(&kubeconfig, &format!("e2e-{mark}"));
         let store = Store {
-            endpoint: variable("E2E_S3_ENDPOINT", "an S3 server that pods reach, such as http://10.0.0.5:9000")?,
+            endpoint: variable(
+                "E2E_S3_ENDPOINT",
+                "an S3 server that pods reach, such as http://10.0.0.5:9000",
+            )?,
             bucket: variable("E2E_S3_BUCKET", "a bucket that is there; what the test puts there it removes")?,
             access_key: variable("AWS_ACCESS_KEY_ID", "the key of that bucket")?,
             secret_key: variable("AWS_SECRET_ACCESS_KEY", "the key of that bucket")?,
         };
-        let share = variable("E2E_SHARE", "a GlusterFS volume for this test alone, HOST:/VOLUME, that nodes reach")?;
+        let share =
+            variable("E2E_SHARE", "a GlusterFS volume for this test alone, HOST:/VOLUME, that nodes reach")?;
         let image = variable("E2E_IMAGE", "the driver's image, REPOSITORY:TAG, that nodes have or can pull")?;
         ensure!(image.contains(':'), "E2E_IMAGE={image} has no tag");
         let real = Real { release: kubectl.within(RELEASE_NAMESPACE), kubectl, share, store, image };
@@ -45,7 +52,8 @@ impl Real {
 
     /// What would make the test fail late, or harm somebody.
     fn check(&self) -> Result<()> {
-        let served = self.kubectl.run(&["api-resources", "--api-group=snapshot.storage.k8s.io", "-o", "name"])?;
+        let served =
+            self.kubectl.run(&["api-resources", "--api-group=snapshot.storage.k8s.io", "-o", "name"])?;
         ensure!(
             served.contains("volumesnapshotcontents."),
             "the cluster has no VolumeSnapshots: install the CRDs and the snapshot controller of kubernetes-csi/external-snapshotter"
@@ -59,14 +67,29 @@ impl Real {
 
     /// A pod's command, with its volume's place.
     fn shell(&self, pod: &str, script: &str) -> Command {
-        self.kubectl.command(&["exec", pod, "--", "env", &format!("{}={AT}", crate::cluster::DATA), "sh", "-c", script])
+        self.kubectl.command(&[
+            "exec",
+            pod,
+            "--",
+            "env",
+            &format!("{}={AT}", crate::cluster::DATA),
+            "sh",
+            "-c",
+            script,
+        ])
     }
 }
 
 impl Cluster for Real {
     fn describe(&self) -> String {
         let context = self.kubectl.run(&["config", "current-context"]).unwrap_or_default();
-        format!("The cluster {}: image {}, GlusterFS {}, S3 {}.", context.trim(), self.image, self.share, self.store.endpoint)
+        format!(
+            "The cluster {}: image {}, GlusterFS {}, S3 {}.",
+            context.trim(),
+            self.image,
+            self.share,
+            self.store.endpoint
+        )
     }
 
     fn kubectl(&self) -> &Kubectl {
@@ -97,7 +120,8 @@ impl Cluster for Real {
 
     fn helm(&self, arguments: &[&str]) -> Result<String> {
         let helm = std::env::var_os("HELM").unwrap_or_else(|| "helm".into());
-        let output = Command::new(helm).args(arguments).env("KUBECONFIG", self.kubectl.kubeconfig()).output()?;
+        let output =
+            Command::new(helm).args(arguments).env("KUBECONFIG", self.kubectl.kubeconfig()).output()?;
         said(&format!("helm {}", arguments.join(" ")), output)
     }
 
@@ -107,7 +131,9 @@ impl Cluster for Real {
 
     fn settle(&mut self) -> Result<()> {
         let limit = format!("--timeout={}s", LIMIT.as_secs());
-        for (kind, objects) in [("deployment", self.release.list("deployment")?), ("daemonset", self.release.list("daemonset")?)] {
+        for (kind, objects) in
+            [("deployment", self.release.list("deployment")?), ("daemonset", self.release.list("daemonset")?)]
+        {
             for object in objects {
                 // kubectl knows no end of a rollout that waits for somebody to delete pods.
                 if object["spec"]["updateStrategy"]["type"] == "OnDelete" {
@@ -144,7 +170,8 @@ impl Cluster for Real {
                 "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": claim}}],
             },
         }))?;
-        self.kubectl.wait("pod", pod, "running", |found| (found["status"]["phase"] == "Running").then_some(()))
+        self.kubectl
+            .wait("pod", pod, "running", |found| (found["status"]["phase"] == "Running").then_some(()))
     }
 
     fn end_pod(&mut self, pod: &str) -> Result<()> {
@@ -167,7 +194,8 @@ impl Cluster for Real {
 
     fn strata(&self, arguments: &[&str]) -> Result<String> {
         let name = "app.kubernetes.io/component=data";
-        let data = self.release.run(&["get", "pods", "-l", name, "-o", "jsonpath={.items[0].metadata.name}"])?;
+        let data =
+            self.release.run(&["get", "pods", "-l", name, "-o", "jsonpath={.items[0].metadata.name}"])?;
         let keys = [
             format!("AWS_ACCESS_KEY_ID={}", self.store.access_key),
             format!("AWS_SECRET_ACCESS_KEY={}", self.store.secret_key),

@@ -33,7 +33,10 @@ pub fn run(cluster: &mut dyn Cluster) -> Result<()> {
     steps.run("a second snapshot", || snapshot(&kubectl, "second", "data"))?;
     let increment = steps.run("its backup is incremental", || backed_up(&kubectl, "second"))?;
     steps.note(&figures(&increment));
-    ensure!(increment["status"]["parentId"] == full["status"]["backupId"], "not made on the first: {increment}");
+    ensure!(
+        increment["status"]["parentId"] == full["status"]["backupId"],
+        "not made on the first: {increment}"
+    );
     show(&mut steps, &kubectl)?;
     steps.run("the pod writes on", || cluster.exec("writer", &workload::fill(1, 10)))?;
     let third = cluster.exec("writer", workload::SUMS)?;
@@ -90,7 +93,9 @@ fn install(cluster: &mut dyn Cluster) -> Result<()> {
 fn repository(cluster: &dyn Cluster, kubectl: &Kubectl) -> Result<()> {
     kubectl.apply(&objects::keys(cluster.store()))?;
     kubectl.apply(&objects::repository(cluster.store(), kubectl.namespace()))?;
-    kubectl.wait("backuprepository", REPOSITORY, "reachable", |found| found["status"]["reachable"].as_bool()?.then_some(()))
+    kubectl.wait("backuprepository", REPOSITORY, "reachable", |found| {
+        found["status"]["reachable"].as_bool()?.then_some(())
+    })
 }
 
 fn bound_claim(kubectl: &Kubectl, name: &str, gib: u32, source: Option<(&str, &str)>) -> Result<()> {
@@ -104,7 +109,9 @@ fn snapshot(kubectl: &Kubectl, name: &str, claim: &str) -> Result<()> {
 }
 
 fn ready(kubectl: &Kubectl, snapshot: &str) -> Result<()> {
-    kubectl.wait("volumesnapshot", snapshot, "ready", |found| found["status"]["readyToUse"].as_bool()?.then_some(()))
+    kubectl.wait("volumesnapshot", snapshot, "ready", |found| {
+        found["status"]["readyToUse"].as_bool()?.then_some(())
+    })
 }
 
 /// Waits until the backup that the snapshot's class asks for is complete.
@@ -152,7 +159,9 @@ fn of_backup(kubectl: &Kubectl, backup: &Value) -> Result<()> {
 fn expand(cluster: &mut dyn Cluster, kubectl: &Kubectl) -> Result<()> {
     kubectl.apply(&objects::claim("data", 2, None))?;
     cluster.grown("writer")?;
-    kubectl.wait("pvc", "data", "grown", |claim| (claim["status"]["capacity"]["storage"] == "2Gi").then_some(()))?;
+    kubectl.wait("pvc", "data", "grown", |claim| {
+        (claim["status"]["capacity"]["storage"] == "2Gi").then_some(())
+    })?;
     let size: u64 = cluster.exec("writer", workload::SIZE)?.trim().parse()?;
     ensure!(size > 1800 << 10, "the filesystem has {size} KiB");
     Ok(())
@@ -167,7 +176,11 @@ fn upgrade(cluster: &mut dyn Cluster) -> Result<u64> {
     let writer = cluster.exec_in_background("writer", workload::WRITER)?;
     let before = incarnations(cluster)?;
     let begun = further(cluster, 0)?;
-    helm(cluster, "upgrade", &["--set", "controller.podAnnotations.revision=two,node.podAnnotations.revision=two"])?;
+    helm(
+        cluster,
+        "upgrade",
+        &["--set", "controller.podAnnotations.revision=two,node.podAnnotations.revision=two"],
+    )?;
     cluster.settle()?;
     further(cluster, begun)?;
     cluster.exec("writer", workload::STOP)?;
@@ -203,11 +216,20 @@ fn delete(cluster: &dyn Cluster, kubectl: &Kubectl) -> Result<()> {
     }
     let store = format!("s3://{}/{}", cluster.store().bucket, kubectl.namespace());
     let endpoint = &cluster.store().endpoint;
-    let backups = cluster.strata(&["backup", "list", "--repository", &store, "--endpoint", endpoint, "-o", "json"])?;
+    let backups =
+        cluster.strata(&["backup", "list", "--repository", &store, "--endpoint", endpoint, "-o", "json"])?;
     ensure!(is_empty(&backups), "backups are left: {backups}");
     // What nothing refers to any more is removed in the background.
     eventually("the share is empty", || {
-        Ok(is_empty(&cluster.strata(&["volume", "list", "--all", "--share", cluster.share(), "-o", "json"])?))
+        Ok(is_empty(&cluster.strata(&[
+            "volume",
+            "list",
+            "--all",
+            "--share",
+            cluster.share(),
+            "-o",
+            "json",
+        ])?))
     })
 }
 
@@ -232,7 +254,8 @@ fn uninstall(cluster: &mut dyn Cluster, kubectl: &Kubectl) -> Result<()> {
     }
     let kinds = "volumebackups,backuprepositories,backupschedules";
     ensure!(kubectl.run(&["get", kinds]).is_err(), "the definitions of the chart are still there");
-    let left = kubectl.run(&["get", "clusterroles,clusterrolebindings,csidrivers,storageclasses", "-o", "name"])?;
+    let left =
+        kubectl.run(&["get", "clusterroles,clusterrolebindings,csidrivers,storageclasses", "-o", "name"])?;
     ensure!(!left.contains("strata"), "left behind: {left}");
     cluster.finish()
 }

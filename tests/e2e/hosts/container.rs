@@ -159,7 +159,18 @@ fn command(spec: &Spec) -> Command {
     if let Some(network) = &spec.network {
         words.extend(["nsenter".to_owned(), format!("--net=/run/netns/{network}"), "--".to_owned()]);
     }
-    let unshare = ["unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--propagation", "unchanged", "--", SCRIPT];
+    let unshare = [
+        "unshare",
+        "--mount",
+        "--uts",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "--propagation",
+        "unchanged",
+        "--",
+        SCRIPT,
+    ];
     words.extend(unshare.map(str::to_owned));
     words.push(spec.hostname.clone());
     words.push(spec.folder.join("root").display().to_string());

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # container.sh HOST ROOT MOUNTS RIGHTS CMD…: a container without an image. To be run in mount, name and process namespaces
-# of its own, as their first process: takes the name HOST, makes a root folder at ROOT from this machine's programs and from what the pod mounts,
-# gives up the rights that the pod does not have, and becomes CMD.
+# of its own, as their first process: takes the name HOST, makes a root folder at ROOT from this machine's programs and
+# from what the pod mounts, gives up the rights that the pod does not have, and becomes CMD.
 #
 # MOUNTS is a file with a line for each mount: FROM, AT, propagation (as Kubernetes calls it) and ro or rw, with tabs
 # between. RIGHTS: privileged, or a list of capabilities; then a slash, and ro if the root folder is read-only.

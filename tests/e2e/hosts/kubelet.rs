@@ -87,9 +87,7 @@ impl Kubelet {
         let able = self.call("NodeGetCapabilities", |channel| async move {
             NodeClient::new(channel).node_get_capabilities(NodeGetCapabilitiesRequest {}).await
         })?;
-        let multi = |capability: &NodeServiceCapability| {
-            matches!(&capability.r#type, Some(Kind::Rpc(rpc)) if rpc.r#type() == Rpc::SingleNodeMultiWriter)
-        };
+        let multi = |capability: &NodeServiceCapability| matches!(&capability.r#type, Some(Kind::Rpc(rpc)) if rpc.r#type() == Rpc::SingleNodeMultiWriter);
         if able.capabilities.iter().any(multi) {
             self.mode = Mode::SingleNodeMultiWriter;
         }
@@ -133,8 +131,19 @@ impl Kubelet {
         let driver = pv["spec"]["csi"]["driver"].as_str().context("a volume of CSI")?;
         let hash: String = Sha256::digest(handle).iter().map(|byte| format!("{byte:02x}")).collect();
         let mounted = Mounted {
-            staging: self.folder.join("plugins/kubernetes.io/csi").join(driver).join(hash).join("globalmount"),
-            target: self.folder.join("pods").join(&uid).join("volumes/kubernetes.io~csi").join(&name).join("mount"),
+            staging: self
+                .folder
+                .join("plugins/kubernetes.io/csi")
+                .join(driver)
+                .join(hash)
+                .join("globalmount"),
+            target: self
+                .folder
+                .join("pods")
+                .join(&uid)
+                .join("volumes/kubernetes.io~csi")
+                .join(&name)
+                .join("mount"),
             pv,
         };
         let context = self.attached(&name)?;
@@ -179,8 +188,9 @@ impl Kubelet {
         fs::create_dir_all(&volume.staging)?;
         fs::create_dir_all(volume.target.parent().context("a target has a parent")?)?;
         let attributes = volume.pv["spec"]["csi"]["volumeAttributes"].as_object().into_iter().flatten();
-        let volume_context: HashMap<String, String> =
-            attributes.map(|(key, value)| (key.clone(), value.as_str().unwrap_or_default().to_owned())).collect();
+        let volume_context: HashMap<String, String> = attributes
+            .map(|(key, value)| (key.clone(), value.as_str().unwrap_or_default().to_owned()))
+            .collect();
         let capability = Some(self.capability(&volume.pv));
         let stage = NodeStageVolumeRequest {
             volume_id: volume.id(),
@@ -212,7 +222,8 @@ impl Kubelet {
 
     pub fn end_pod(&mut self, pod: &str) -> Result<()> {
         let volume = self.volumes.remove(pod).context("such a pod runs")?;
-        let unpublish = NodeUnpublishVolumeRequest { volume_id: volume.id(), target_path: text(&volume.target) };
+        let unpublish =
+            NodeUnpublishVolumeRequest { volume_id: volume.id(), target_path: text(&volume.target) };
         self.call("NodeUnpublishVolume", |channel| {
             let request = unpublish.clone();
             async move { NodeClient::new(channel).node_unpublish_volume(request).await }
@@ -238,7 +249,10 @@ impl Kubelet {
         let claim = volume.pv["spec"]["claimRef"]["name"].as_str().context("a bound volume")?;
         let pending = |claim: &Value| {
             let conditions = claim["status"]["conditions"].as_array()?;
-            conditions.iter().any(|condition| condition["type"] == "FileSystemResizePending").then(|| claim.clone())
+            conditions
+                .iter()
+                .any(|condition| condition["type"] == "FileSystemResizePending")
+                .then(|| claim.clone())
         };
         let mut object = self.kubectl.wait("pvc", claim, "to be grown on the node", pending)?;
         let size = self.kubectl.get("pv", volume.pv["metadata"]["name"].as_str().unwrap_or_default())?["spec"]["capacity"]["storage"].clone();
@@ -255,7 +269,8 @@ impl Kubelet {
             async move { NodeClient::new(channel).node_expand_volume(request).await }
         })?;
         object["status"] = json!({"phase": "Bound", "accessModes": object["status"]["accessModes"], "capacity": {"storage": size}});
-        let path = format!("/api/v1/namespaces/{}/persistentvolumeclaims/{claim}/status", self.kubectl.namespace());
+        let path =
+            format!("/api/v1/namespaces/{}/persistentvolumeclaims/{claim}/status", self.kubectl.namespace());
         self.kubectl.feed(&["replace", "--raw", &path, "-f", "-"], &object.to_string()).map(drop)
     }
 
@@ -269,14 +284,17 @@ impl Kubelet {
         let mut wait = Duration::from_millis(500);
         loop {
             let answer = self.runtime.block_on(async {
-                let channel = strata::rpc::uds::channel(&driver.socket).map_err(|error| Status::unavailable(error.to_string()))?;
+                let channel = strata::rpc::uds::channel(&driver.socket)
+                    .map_err(|error| Status::unavailable(error.to_string()))?;
                 let limited = tokio::time::timeout(CALL, call(channel)).await;
                 limited.unwrap_or_else(|_| Err(Status::deadline_exceeded("kubelet's own limit")))
             });
             match answer {
                 Ok(answer) => return Ok(answer.into_inner()),
                 Err(status) if Instant::now() > deadline => bail!("{what}: {status:?}"),
-                Err(status) => println!("     {what} is tried again: {:?}: {}", status.code(), status.message()),
+                Err(status) => {
+                    println!("     {what} is tried again: {:?}: {}", status.code(), status.message())
+                }
             }
             std::thread::sleep(wait);
             wait = (wait * 2).min(Duration::from_secs(10));

@@ -50,7 +50,11 @@ impl Machine {
     pub fn network(&mut self, name: &str) -> Result<Network> {
         let number = self.next_address;
         self.next_address = number.checked_add(1).context("all addresses are used")?;
-        let network = Network { name: name.to_owned(), port: format!("e2e-{number}"), address: format!("10.98.0.{number}") };
+        let network = Network {
+            name: name.to_owned(),
+            port: format!("e2e-{number}"),
+            address: format!("10.98.0.{number}"),
+        };
         let (port, address) = (&network.port, format!("{}/24", network.address));
         ip(&["netns", "add", name])?;
         ip(&["link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", name])?;
@@ -66,7 +70,9 @@ impl Machine {
         let all = fs::read_to_string("/proc/self/mounts")?;
         let paths = all.lines().filter_map(|line| line.split(' ').nth(1));
         let own = ["state", "run", "kubelet"].map(|name| self.path(name));
-        let inside = |at: &&str| at.starts_with(&format!("{ROOT}/")) && !own.iter().any(|own| own.as_path() == Path::new(at));
+        let inside = |at: &&str| {
+            at.starts_with(&format!("{ROOT}/")) && !own.iter().any(|own| own.as_path() == Path::new(at))
+        };
         Ok(paths.filter(inside).map(str::to_owned).collect())
     }
 }
@@ -77,11 +83,14 @@ fn keep_logs() -> Result<()> {
     fs::create_dir_all(&to)?;
     for pod in fs::read_dir(Path::new(ROOT).join("pods"))?.flatten() {
         for container in fs::read_dir(pod.path().join("containers"))?.flatten() {
-            let name = [pod.file_name(), container.file_name()].map(|name| name.to_string_lossy().into_owned());
+            let name =
+                [pod.file_name(), container.file_name()].map(|name| name.to_string_lossy().into_owned());
             fs::copy(container.path().join("log"), Path::new(&to).join(name.join(".") + ".log"))?;
         }
     }
-    for file in fs::read_dir(ROOT)?.flatten().filter(|file| file.path().extension().is_some_and(|end| end == "log")) {
+    for file in
+        fs::read_dir(ROOT)?.flatten().filter(|file| file.path().extension().is_some_and(|end| end == "log"))
+    {
         fs::copy(file.path(), Path::new(&to).join(file.file_name()))?;
     }
     Ok(())
@@ -130,7 +139,8 @@ fn ip(arguments: &[&str]) -> Result<()> {
 }
 
 fn run(program: &str, arguments: &[&str]) -> Result<()> {
-    let output = Command::new(program).args(arguments).output().with_context(|| format!("{program} is missing"))?;
+    let output =
+        Command::new(program).args(arguments).output().with_context(|| format!("{program} is missing"))?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{program} {}: {said}", arguments.join(" "));
     Ok(())

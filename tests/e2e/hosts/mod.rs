@@ -59,7 +59,8 @@ impl Drop for Other {
 
 impl Hosts {
     pub fn start() -> Result<Hosts> {
-        let share = std::env::var("STRATA_TEST_SHARE").context("STRATA_TEST_SHARE is not set: run `make e2e`")?;
+        let share =
+            std::env::var("STRATA_TEST_SHARE").context("STRATA_TEST_SHARE is not set: run `make e2e`")?;
         let programs = Programs::find()?;
         let machine = Machine::new()?;
         let runtime = tokio::runtime::Runtime::new()?;
@@ -154,7 +155,11 @@ fn chart(machine: &Machine, old: bool) -> Result<PathBuf> {
     ensure!(copied.success(), "the chart could not be copied");
     let file = copy.join("Chart.yaml");
     let text = std::fs::read_to_string(&file)?;
-    let kept: String = text.lines().filter(|line| !line.starts_with("kubeVersion:")).map(|line| format!("{line}\n")).collect();
+    let kept: String = text
+        .lines()
+        .filter(|line| !line.starts_with("kubeVersion:"))
+        .map(|line| format!("{line}\n"))
+        .collect();
     std::fs::write(file, kept)?;
     Ok(copy)
 }
@@ -205,7 +210,9 @@ impl Cluster for Hosts {
     fn helm(&self, arguments: &[&str]) -> Result<String> {
         let helm = std::env::var_os("HELM").context("HELM is not set: run `make e2e`")?;
         let mut command = Command::new(helm);
-        for (variable, folder) in [("HELM_CACHE_HOME", "c"), ("HELM_CONFIG_HOME", "f"), ("HELM_DATA_HOME", "d")] {
+        for (variable, folder) in
+            [("HELM_CACHE_HOME", "c"), ("HELM_CONFIG_HOME", "f"), ("HELM_DATA_HOME", "d")]
+        {
             command.env(variable, self.machine.path("helm").join(folder));
         }
         let output = command.args(arguments).env("KUBECONFIG", self.server.kubeconfig()).output()?;
@@ -256,7 +263,9 @@ impl Cluster for Hosts {
     fn strata(&self, arguments: &[&str]) -> Result<String> {
         let mut command = Command::new(self.workloads.programs().driver());
         command.args(arguments).env("AWS_REGION", "us-east-1");
-        command.env("AWS_ACCESS_KEY_ID", &self.store.access_key).env("AWS_SECRET_ACCESS_KEY", &self.store.secret_key);
+        command
+            .env("AWS_ACCESS_KEY_ID", &self.store.access_key)
+            .env("AWS_SECRET_ACCESS_KEY", &self.store.secret_key);
         said(&format!("strata {}", arguments.join(" ")), command.stdin(Stdio::null()).output()?)
     }
 

@@ -34,7 +34,14 @@ pub struct Pod {
 }
 
 impl Pod {
-    pub fn start(name: &str, template: &Value, kubectl: &Kubectl, machine: &mut Machine, programs: &Programs, api: &Api) -> Result<Pod> {
+    pub fn start(
+        name: &str,
+        template: &Value,
+        kubectl: &Kubectl,
+        machine: &mut Machine,
+        programs: &Programs,
+        api: &Api,
+    ) -> Result<Pod> {
         let spec = &template["spec"];
         let network = if spec["hostNetwork"] == true { None } else { Some(machine.network(name)?) };
         let address = network.as_ref().map_or(ADDRESS, |network| &network.address).to_owned();
@@ -97,7 +104,9 @@ fn volumes(spec: &Value, folder: &Path, kubectl: &Kubectl) -> Result<HashMap<Str
         } else if let Some(secret) = volume.get("secret") {
             let object = kubectl.get("secret", &text(&secret["secretName"])?)?;
             let mode = secret["defaultMode"].as_u64().unwrap_or(0o644) as u32;
-            write_files(&own, &object["data"], mode, |text| Ok(base64::prelude::BASE64_STANDARD.decode(text)?))?
+            write_files(&own, &object["data"], mode, |text| {
+                Ok(base64::prelude::BASE64_STANDARD.decode(text)?)
+            })?
         } else if let Some(host) = volume.get("hostPath") {
             host_path(host)?
         } else {
@@ -118,7 +127,12 @@ fn host_path(host: &Value) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn write_files(folder: &Path, data: &Value, mode: u32, decode: impl Fn(&str) -> Result<Vec<u8>>) -> Result<PathBuf> {
+fn write_files(
+    folder: &Path,
+    data: &Value,
+    mode: u32,
+    decode: impl Fn(&str) -> Result<Vec<u8>>,
+) -> Result<PathBuf> {
     fs::create_dir_all(folder)?;
     for (name, contents) in data.as_object().into_iter().flatten() {
         let path = folder.join(name);
@@ -133,7 +147,8 @@ fn account(spec: &Value, folder: &Path, kubectl: &Kubectl, api: &Api) -> Result<
     let name = text(&spec["serviceAccountName"])?;
     let path = format!("/api/v1/namespaces/{RELEASE_NAMESPACE}/serviceaccounts/{name}/token");
     let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 7200}});
-    let answer: Value = serde_json::from_str(&kubectl.feed(&["create", "--raw", &path, "-f", "-"], &request.to_string())?)?;
+    let answer: Value =
+        serde_json::from_str(&kubectl.feed(&["create", "--raw", &path, "-f", "-"], &request.to_string())?)?;
     let files = json!({
         "token": answer["status"]["token"],
         "ca.crt": fs::read_to_string(&api.authority)?,
@@ -172,7 +187,13 @@ fn rights(container: &Value) -> String {
     format!("{}/{root}", names.join(","))
 }
 
-fn environment(container: &Value, pod: &str, address: &str, programs: &Programs, api: &Api) -> Result<Vec<(String, String)>> {
+fn environment(
+    container: &Value,
+    pod: &str,
+    address: &str,
+    programs: &Programs,
+    api: &Api,
+) -> Result<Vec<(String, String)>> {
     let mut known = programs.environment();
     known.push(("KUBERNETES_SERVICE_HOST".into(), ADDRESS.into()));
     known.push(("KUBERNETES_SERVICE_PORT".into(), api.port.to_string()));

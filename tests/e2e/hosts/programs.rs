@@ -19,8 +19,11 @@ pub struct Programs {
 
 impl Programs {
     pub fn find() -> Result<Programs> {
-        let sidecars = PathBuf::from(std::env::var_os("E2E_SIDECARS").context(REMEDY)?).canonicalize().context(REMEDY)?;
-        let qemu = std::env::var_os("STRATA_QEMU_IMG").context("STRATA_QEMU_IMG is not set: run `make e2e`")?;
+        let sidecars = PathBuf::from(std::env::var_os("E2E_SIDECARS").context(REMEDY)?)
+            .canonicalize()
+            .context(REMEDY)?;
+        let qemu =
+            std::env::var_os("STRATA_QEMU_IMG").context("STRATA_QEMU_IMG is not set: run `make e2e`")?;
         Ok(Programs { sidecars, qemu: PathBuf::from(qemu).with_file_name("") })
     }
 

@@ -53,16 +53,32 @@ impl Workloads {
         let mut replaced = false;
         for object in &wanted {
             let template = &object["spec"]["template"];
-            let component = template["metadata"]["labels"][COMPONENT].as_str().context("every pod has a component")?;
+            let component =
+                template["metadata"]["labels"][COMPONENT].as_str().context("every pod has a component")?;
             let count = object["spec"]["replicas"].as_u64().unwrap_or(1) as usize;
             let on_delete = object["spec"]["updateStrategy"]["type"] == "OnDelete";
-            replaced |= self.settle_one(component, template, count, on_delete, object["kind"] == "Deployment", machine)?;
+            replaced |= self.settle_one(
+                component,
+                template,
+                count,
+                on_delete,
+                object["kind"] == "Deployment",
+                machine,
+            )?;
         }
         self.ready(machine)?;
         Ok(replaced)
     }
 
-    fn settle_one(&mut self, component: &str, template: &Value, count: usize, on_delete: bool, surge: bool, machine: &mut Machine) -> Result<bool> {
+    fn settle_one(
+        &mut self,
+        component: &str,
+        template: &Value,
+        count: usize,
+        on_delete: bool,
+        surge: bool,
+        machine: &mut Machine,
+    ) -> Result<bool> {
         let of_before = self.pods.get(component).map_or(0, Vec::len);
         for _ in of_before..count {
             self.start(component, template, machine)?;
@@ -112,14 +128,18 @@ impl Workloads {
 
     /// How often containers ended by themselves; in the beginning that may happen, as in every cluster.
     pub fn restarts(&self) -> Vec<String> {
-        let containers = self.pods.values().flatten().flat_map(|pod| pod.containers.iter().map(move |c| (pod, c)));
+        let containers =
+            self.pods.values().flatten().flat_map(|pod| pod.containers.iter().map(move |c| (pod, c)));
         let ended = containers.filter(|(_, container)| container.restarts() > 0);
-        ended.map(|(pod, c)| format!("{}/{} was started again {} times", pod.name, c.name(), c.restarts())).collect()
+        ended
+            .map(|(pod, c)| format!("{}/{} was started again {} times", pod.name, c.name(), c.restarts()))
+            .collect()
     }
 
     /// The ends of all logs.
     pub fn last_words(&self) -> String {
-        let containers = self.pods.values().flatten().flat_map(|pod| pod.containers.iter().map(move |c| (pod, c)));
+        let containers =
+            self.pods.values().flatten().flat_map(|pod| pod.containers.iter().map(move |c| (pod, c)));
         containers.map(|(pod, c)| format!("--- {}/{}\n{}\n", pod.name, c.name(), c.last_words())).collect()
     }
 
