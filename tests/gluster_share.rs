@@ -2,9 +2,13 @@
 
 mod support;
 
+use rustix::process::{Pid, Signal};
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+use strata::data::DataClient;
 use strata::gluster::{self, Finding, MountOption, Severity, Source, coherence, establish};
 use support::{OpenShare, OwnVolume, PlainMount, run};
 
@@ -175,4 +179,45 @@ fn a_volume_with_unsafe_options_is_refused_until_they_are_mended() {
         std::thread::sleep(Duration::from_millis(100));
     };
     assert!(error.to_string().contains("not writable"), "{error}");
+}
+
+/// `strata data` as a container runs it.
+fn data_plane(dir: &Path) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_strata"));
+    command.arg("data").arg("--dir").arg(dir).arg("--socket").arg(dir.join("data.sock"));
+    command.arg("--qemu-storage-daemon").arg(support::qemu_storage_daemon()).args(["--drain", "5"]);
+    command.stdin(Stdio::null()).spawn().unwrap()
+}
+
+fn eventually(what: &str, mut look: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !look() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn ends_well(mut data: Child) {
+    rustix::process::kill_process(Pid::from_child(&data), Signal::TERM).unwrap();
+    assert!(data.wait().unwrap().success());
+}
+
+/// In a container a mount's process ends with the data plane, and what stays on the node is dead: it is unmounted before,
+/// and comes back with the next data plane without being asked for.
+#[test]
+fn a_data_plane_that_drains_leaves_no_mount_behind() {
+    let (source, dir) = (support::gluster_share(), support::scratch());
+    let data = data_plane(dir.path());
+    let socket = dir.path().join("data.sock");
+    eventually("the data plane serves", || UnixStream::connect(&socket).is_ok());
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async { DataClient::new(&socket).unwrap().mount_share(&source, &[]).await }).unwrap();
+    assert_eq!(mounts_under(dir.path()), 1);
+    ends_well(data);
+    assert_eq!(mounts_under(dir.path()), 0);
+
+    let next = data_plane(dir.path());
+    eventually("the share is mounted again", || mounts_under(dir.path()) == 1);
+    ends_well(next);
+    assert_eq!(mounts_under(dir.path()), 0);
 }

@@ -11,6 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long a caller waits for another one that is busy with the same source: a mount, its preflight and
@@ -18,6 +19,9 @@ use std::time::{Duration, Instant};
 const TURN: Duration = Duration::from_secs(150);
 /// A live share answers in milliseconds; while its servers fail over, after some ping timeouts.
 const ALIVE: Duration = Duration::from_secs(20);
+
+/// Between looks at whether a share is still used.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Why a share was not mounted or unmounted.
 #[derive(Debug, Snafu)]
@@ -197,6 +201,21 @@ impl MountedShares {
             self.save(&state)?;
         }
         Ok(())
+    }
+
+    /// Unmounts what nobody uses, or stops using within `patience`, for a data plane with which the mounts' own processes
+    /// end: a dead mount would stay. The shares are still wanted, and come back with the next data plane.
+    pub fn let_go(&self, patience: Duration) {
+        let end = Instant::now() + patience;
+        for share in self.list() {
+            while let Err(error) = gluster::close(&share) {
+                if Instant::now() >= end {
+                    tracing::warn!(share = %share.source, %error, "a share stays mounted, and is dead from now on");
+                    break;
+                }
+                thread::sleep(LOOK_AGAIN);
+            }
+        }
     }
 
     /// The shares that are mounted.

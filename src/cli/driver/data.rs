@@ -36,7 +36,8 @@ pub struct DataArgs {
     #[arg(long, env = "STRATA_DATA_DIR", default_value = "/var/lib/strata/data")]
     dir: PathBuf,
     /// Once told to stop, how long to wait for storage daemons to be let go of; those that are left are ended in order
-    /// then. For a container, which takes every process with it. Without it they are left running.
+    /// then, and shares that nobody uses are unmounted. For a container, which takes every process with it. Without it
+    /// daemons are left running, and shares mounted.
     #[arg(long, env = "STRATA_DATA_DRAIN", value_name = "SECONDS")]
     drain: Option<u32>,
     #[command(flatten)]
@@ -81,6 +82,15 @@ async fn end_all(daemons: &Arc<LocalDaemons>, left: Vec<Daemon>) -> Result<()> {
     Ok(())
 }
 
+/// Unmounts the shares, within bounds: their servers may be away.
+async fn let_go(shares: Arc<MountedShares>) {
+    const PATIENCE: Duration = Duration::from_secs(10);
+    let unmounting = tokio::task::spawn_blocking(move || shares.let_go(PATIENCE));
+    if tokio::time::timeout(PATIENCE * 2, unmounting).await.is_err() {
+        tracing::warn!("a share that gives no answer stays mounted");
+    }
+}
+
 /// Ends daemons whose owner is not heard of any more.
 async fn end_expired(daemons: Arc<LocalDaemons>) {
     const EVERY: Duration = Duration::from_secs(5);
@@ -123,7 +133,7 @@ impl DataArgs {
             tokio::task::spawn_blocking(move || adopting.adopt());
             tokio::spawn(end_expired(Arc::clone(&daemons)));
             let asked = Arc::new(Notify::new());
-            let service = DataService::new(shares, Arc::clone(&daemons), Arc::clone(&asked));
+            let service = DataService::new(Arc::clone(&shares), Arc::clone(&daemons), Arc::clone(&asked));
             let router = Server::builder().trace_fn(span_of).add_service(DataServer::new(service));
             tracing::info!(socket = %self.socket.display(), "data plane serves");
             let stop = async {
@@ -141,7 +151,12 @@ impl DataArgs {
                     () = asked.notified() => tracing::info!("asked to shut down"),
                 }
             };
-            serve(router, listener, stop).await
+            let served = serve(router, listener, stop).await;
+            // Once nobody can ask for a mount any more.
+            if self.drain.is_some() {
+                let_go(shares).await;
+            }
+            served
         });
         runtime.shutdown_timeout(super::STOP_LIMIT);
         served
