@@ -1,4 +1,9 @@
 //! A node that finishes what was broken off asks itself, too: without a way round over the wire, and as no controller.
+//!
+//! It never needs another node's agent, whose calls are for controllers alone. It takes the locks of volumes that are published
+//! to it, and of those it is the one writer, whose daemon it asks here, or one of several readers: then there is no writer to ask,
+//! and QEMU's image locks tell the rest. What is left over by a writer that is gone is finished when a controller takes the
+//! volume away from it, before anybody else gets it.
 
 use crate::gluster::ShareKey;
 use crate::rpc::chain;

@@ -7,6 +7,7 @@ mod crds;
 mod driver;
 mod exit;
 mod output;
+mod probe;
 mod progress;
 mod share;
 mod shell;
@@ -52,6 +53,8 @@ enum Command {
     Crds(crds::CrdsArgs),
     /// Makes certificates with which controllers and agents know each other.
     Certs(certs::CertsArgs),
+    /// Ask a controller or node for a sign of life.
+    Probe(probe::ProbeArgs),
     /// Data plane, controller and node on this machine, on one CSI socket.
     Standalone(standalone::StandaloneArgs),
 }
@@ -98,6 +101,7 @@ fn run(command: Command, log_format: telemetry::LogFormat) -> ExitCode {
         Command::Controller(args) => args.run(),
         Command::Node(args) => args.run(),
         Command::Data(args) => args.run(),
+        Command::Probe(args) => args.run(),
         Command::Standalone(args) => args.run(log_format),
     };
     match done {

@@ -78,22 +78,27 @@ struct Node {
 /// Runs a verb.
 pub fn run(args: &ShareVerbArgs) -> ExitCode {
     let Verb::Check(args) = &args.verb;
-    let report = check(args);
+    let report = check(&args.share, &args.options);
     let safe = report.as_ref().is_ok_and(|report| report.safe);
     let shown = output::finish(args.output, report, text);
     if shown == ExitCode::SUCCESS && !safe { ExitCode::from(UNSAFE) } else { shown }
 }
 
-fn check(args: &CheckArgs) -> Result<Report, Failure> {
-    let (options, refused) = options(&args.options)?;
+/// What is to be said of a share.
+pub(super) fn look(source: &Source, given: &[String]) -> Result<impl Serialize + use<>, Failure> {
+    check(source, given)
+}
+
+fn check(source: &Source, given: &[String]) -> Result<Report, Failure> {
+    let (options, refused) = options(given)?;
     let folder = work_folder()?;
-    let mut checked = gluster::check(&args.share, &options, &folder.mounts()).map_err(Failure::failed)?;
+    let mut checked = gluster::check(source, &options, &folder.mounts()).map_err(Failure::failed)?;
     checked.findings.splice(0..0, refused);
     let root = checked.root.clone();
     let survey = within(SURVEY_LIMIT, "reading the share", move || Survey::of(&root))
         .map_err(Failure::failed)?
         .map_err(Failure::failed)?;
-    let report = report(&args.share, &checked, survey);
+    let report = report(source, &checked, survey);
     // Unmounted before its folder goes.
     drop(checked);
     drop(folder);

@@ -8,19 +8,25 @@ use crate::rpc::csi::{
     GetPluginCapabilitiesRequest, GetPluginCapabilitiesResponse, GetPluginInfoRequest, GetPluginInfoResponse,
     PluginCapability, ProbeRequest, ProbeResponse,
 };
+use futures::future::BoxFuture;
 use std::collections::HashMap;
+use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
+/// Whether what this process needs beside itself is there. To be answered within seconds.
+pub type Ready = Arc<dyn Fn() -> BoxFuture<'static, bool> + Send + Sync>;
+
 /// Who we are.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct IdentityService {
     name: String,
+    ready: Ready,
 }
 
 impl IdentityService {
     /// Under the driver name `name`.
-    pub fn new(name: String) -> Self {
-        IdentityService { name }
+    pub fn new(name: String, ready: Ready) -> Self {
+        IdentityService { name, ready }
     }
 }
 
@@ -50,7 +56,8 @@ impl Identity for IdentityService {
     }
 
     async fn probe(&self, _request: Request<ProbeRequest>) -> Result<Response<ProbeResponse>, Status> {
-        // A share that is away is the calls' error, with its reason; restarting this process would not heal it.
-        Ok(Response::new(ProbeResponse { ready: Some(true) }))
+        // Not an error: those who wait for a plugin (the sidecars) wait on, and end at an error. A share that is away is the
+        // calls' own error, with its reason: others may be there.
+        Ok(Response::new(ProbeResponse { ready: Some((self.ready)().await) }))
     }
 }

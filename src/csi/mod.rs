@@ -21,7 +21,7 @@ mod wire;
 
 pub use call::Caller;
 pub use controller::ControllerService;
-pub use identity::IdentityService;
+pub use identity::{IdentityService, Ready};
 pub use node::{NodeParts, NodeService, Verdict};
 pub use restore::Restores;
 pub use shares::{OpenShare, ShareSpec, Shares};

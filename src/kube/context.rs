@@ -28,6 +28,8 @@ pub struct Settings {
     pub identity: String,
     /// Backups at a time, in all.
     pub workers: usize,
+    /// Of those, backups of volumes that one node uses; `None`: any number.
+    pub per_node: Option<usize>,
     /// Bytes of memory that one backup takes for what is read, compressed and on its way.
     pub memory: u64,
 }

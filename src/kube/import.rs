@@ -4,6 +4,7 @@ use super::crd::backup::{DeletionPolicy, Phase, VolumeBackup, VolumeBackupSpec, 
 use super::crd::set_condition;
 use super::error::{ApiSnafu, Error, has_code};
 use super::names;
+use super::pages::list_all;
 use super::repository::{OpenError, open};
 use crate::backup::{BackupError, ChainInfo};
 use crate::volume::{BackupHandle, RepositoryName, Writer};
@@ -110,8 +111,9 @@ pub async fn import(client: Client, wanted: &Import) -> Result<Vec<Imported>, Im
 /// Backups of the repository that have an object anywhere.
 async fn known(client: &Client, repository: &str) -> Result<HashSet<Uuid>, Error> {
     let api: Api<VolumeBackup> = Api::all(client.clone());
-    let all = api.list(&ListParams::default()).await.context(ApiSnafu { doing: "list VolumeBackups" })?;
-    let of_it = all.items.iter().filter(|backup| backup.spec.repository == repository);
+    let all = list_all(&api, &ListParams::default()).await;
+    let all = all.context(ApiSnafu { doing: "list VolumeBackups" })?;
+    let of_it = all.iter().filter(|backup| backup.spec.repository == repository);
     Ok(of_it.filter_map(|backup| backup.status.as_ref()?.backup_id).collect())
 }
 

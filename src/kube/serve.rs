@@ -61,7 +61,7 @@ pub async fn serve(parts: Parts, stop: impl Future<Output = ()>) -> Result<(), E
     }
     tracing::info!("this process leads");
     counts.leads(true);
-    let jobs = Jobs::new(parts.settings.workers);
+    let jobs = Jobs::new(parts.settings.workers, parts.settings.per_node);
     let events = Events::new(parts.client.clone(), &parts.settings.driver, &parts.settings.identity);
     let context = Arc::new(Context {
         client: parts.client,

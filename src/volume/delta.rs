@@ -23,6 +23,7 @@ use jiff::Timestamp;
 use roaring::RoaringBitmap;
 use std::collections::HashSet;
 use std::io;
+use std::time::Instant;
 
 /// What lies where a delta should be.
 pub(super) enum Kept {
@@ -86,7 +87,7 @@ impl Volumes {
     /// Makes the deltas that are missing, or damaged, of a record's frozen layers, and answers the layers that it has looked after. By
     /// whoever has the turn to merge, before it merges. A delta that cannot be made, because the share is full or the
     /// image is none that we can read, stays missing, which says "unknown": it must not keep the layers from being
-    /// merged, which perhaps frees the room.
+    /// merged, which perhaps frees the room. Nor is it tried again all the time: each try reads a whole map.
     pub(super) fn record_deltas(&self, record: &Record) -> Result<HashSet<LayerId>, Error> {
         let mut seen = HashSet::new();
         for layer in record.layers.iter().filter(|layer| record.active != Some(layer.id)) {
@@ -94,14 +95,17 @@ impl Volumes {
             if layer.parent.is_none() {
                 continue;
             }
-            let made = self.record_delta(record, layer);
-            match made {
+            let (volume, id) = (record.id, layer.id);
+            if self.unkept.waits(volume, id, Instant::now()) {
+                continue;
+            }
+            match self.record_delta(record, layer) {
                 Err(error) if lost_share(&error) => return Err(error),
                 Err(error) => {
-                    let (volume, layer) = (record.id, layer.id);
-                    tracing::warn!(%volume, %layer, %error, "what changed up to this layer will not be known");
+                    let again_in = self.unkept.failed(volume, id, Instant::now()).as_secs();
+                    tracing::warn!(%volume, layer = %id, %error, again_in, "what changed up to this layer is not known");
                 }
-                Ok(()) => {}
+                Ok(()) => self.unkept.kept(volume, id),
             }
         }
         Ok(seen)

@@ -12,6 +12,7 @@ mod backup_handle;
 mod chain;
 mod cut;
 mod delta;
+mod delta_backoff;
 pub mod delta_file;
 mod delta_prune;
 mod delta_since;

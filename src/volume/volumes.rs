@@ -1,6 +1,7 @@
 //! The volumes of one share: the context that every operation needs.
 
 use super::agents::Agents;
+use super::delta_backoff::Unkept;
 use super::error::Error;
 use super::id::{NodeId, SnapshotHandle, SnapshotId, VolumeHandle, VolumeId};
 use super::index::Index;
@@ -44,13 +45,23 @@ pub struct Volumes {
     pub(super) index: Index,
     /// Volumes for which the background has perhaps something to do, as a hint.
     due: Arc<Mutex<BTreeSet<VolumeId>>>,
+    /// Deltas that could not be kept lately.
+    pub(super) unkept: Arc<Unkept>,
 }
 
 impl Volumes {
     /// The volumes of an opened share.
     pub fn new(share: Share, tools: Tools) -> Self {
         let layout = Layout::new(&share.root);
-        Volumes { share, layout, tools, lock_wait: LOCK_WAIT, index: Index::default(), due: Arc::default() }
+        Volumes {
+            share,
+            layout,
+            tools,
+            lock_wait: LOCK_WAIT,
+            index: Index::default(),
+            due: Arc::default(),
+            unkept: Arc::default(),
+        }
     }
 
     pub(super) fn note_due(&self, volume: VolumeId) {

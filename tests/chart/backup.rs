@@ -105,6 +105,33 @@ fn secrets_are_read_by_name_in_the_own_namespace() {
     assert_eq!(named[0].1["resourceNames"], json!(["off-site-credentials"]));
 }
 
+/// Where no objects tell of repositories a Secret does, in a file that nobody else can read.
+#[test]
+fn without_backups_repositories_come_from_a_secret() {
+    let manifests = rendered("bare");
+    let pod = find(&manifests, "Deployment", "strata-controller");
+    let controller = container(pod, "controller");
+    let file = controller.argument("repositories").unwrap();
+    assert_eq!(controller.mount_of(&file).unwrap()["name"], "repositories");
+    let volumes = pod.at("/spec/template/spec/volumes");
+    let volume = volumes.as_array().unwrap().iter().find(|volume| volume["name"] == "repositories").unwrap();
+    assert_eq!(volume["secret"], json!({"secretName": "repositories", "defaultMode": 0o400}));
+    assert!(
+        container(find(&rendered("shares"), "Deployment", "strata-controller"), "controller")
+            .argument("repositories")
+            .is_none()
+    );
+}
+
+/// Only what is set is passed on.
+#[test]
+fn the_limit_per_node_is_passed_on_where_it_is_set() {
+    let of = |values: &str| {
+        container(find(&rendered(values), "Deployment", "strata-controller"), "backup").argument("per-node")
+    };
+    assert_eq!((of("shares"), of("everything")), (None, Some("1".to_owned())));
+}
+
 #[test]
 fn without_backups_there_is_none_of_it() {
     let text = render(&[], &[SHARE, "backup.enabled=false"]).unwrap();

@@ -61,16 +61,21 @@ fn our_containers_get_arguments_that_the_program_knows() {
                 seen.insert(arguments[0].clone());
                 // Parsed from left to right: this ends the command once all before it was taken.
                 arguments.push("--help".to_owned());
-                let output = Command::new(env!("CARGO_BIN_EXE_strata"))
-                    .args(&arguments)
-                    .output()
-                    .expect("strata runs");
-                let said = String::from_utf8_lossy(&output.stderr);
-                assert!(output.status.success(), "{values}: strata {arguments:?}: {said}");
+                understood(values, &arguments);
+                if let Some([program, words @ ..]) = container.liveness_command().as_deref() {
+                    assert_eq!(program, "/usr/local/bin/strata", "as in the image");
+                    understood(values, &[words, &["--help".to_owned()]].concat());
+                }
             }
         }
     }
     assert_eq!(seen.into_iter().collect::<Vec<_>>(), ["backup", "controller", "data", "node"]);
+}
+
+fn understood(values: &str, arguments: &[String]) {
+    let output = Command::new(env!("CARGO_BIN_EXE_strata")).args(arguments).output().expect("strata runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{values}: strata {arguments:?}: {said}");
 }
 
 /// Every place that a container mounts is a volume of its pod, and every volume is mounted.
@@ -222,6 +227,9 @@ fn the_charts_certificates_are_pairs_of_one_ca() {
 #[case(&["shares[0].source=a:/v", "backup.workers=0"], "backup.workers")]
 #[case(&["shares[0].source=a:/v", "backup.leaseSeconds=1"], "backup.leaseSeconds")]
 #[case(&["shares[0].source=a:/v", "backup.secrets=all"], "backup.secrets")]
+#[case(&["shares[0].source=a:/v", "backup.perNode=0"], "backup.perNode")]
+#[case(&["shares[0].source=a:/v", "controller.repositoriesSecret=Upper"], "controller.repositoriesSecret")]
+#[case(&["shares[0].source=a:/v", "controller.repositoriesSecret=r"], "repositoriesSecret")]
 #[case(&["shares[0].source=a:/v", "controller.softDepth=9", "controller.hardDepth=8"], "softDepth")]
 fn bad_values_are_refused(#[case] set: &[&str], #[case] named: &str) {
     let said = render(&[], set).unwrap_err();

@@ -66,6 +66,11 @@ impl Container<'_> {
     pub fn arguments(&self) -> Vec<String> {
         self.0["args"].as_array().unwrap().iter().map(|word| word.as_str().unwrap().to_owned()).collect()
     }
+    /// What the kubelet runs to see whether it lives.
+    pub fn liveness_command(&self) -> Option<Vec<String>> {
+        let words = self.0.pointer("/livenessProbe/exec/command")?.as_array()?;
+        Some(words.iter().map(|word| word.as_str().unwrap().to_owned()).collect())
+    }
     /// What an argument `--name=VALUE` says.
     pub fn argument(&self, name: &str) -> Option<String> {
         let lead = format!("--{name}=");

@@ -138,6 +138,29 @@ fn a_damaged_delta_is_told_and_made_again() {
     assert_eq!(fs::read(&path).unwrap().len(), whole.len());
 }
 
+/// Each try reads the map of a whole layer: after one that failed the next round of the background work makes none.
+#[test]
+fn a_delta_that_cannot_be_kept_is_not_made_again_at_once() {
+    let domain = Domain::new();
+    let volume = domain.create("pvc", VolumeKind::Qcow2);
+    snapshot(&domain, volume, "s1");
+    write(&domain, volume, 3 * CLUSTER, CLUSTER, 1);
+    snapshot(&domain, volume, "s2");
+    let folder = domain.volumes.layout().deltas(volume);
+    fs::write(&folder, "in its way").unwrap();
+    tidy(&domain, volume);
+    fs::remove_file(&folder).unwrap();
+    tidy(&domain, volume);
+    assert!(!folder.exists(), "it was made again");
+    // That was nobody else's.
+    let other = domain.create("other", VolumeKind::Qcow2);
+    snapshot(&domain, other, "o1");
+    write(&domain, other, 3 * CLUSTER, CLUSTER, 1);
+    snapshot(&domain, other, "o2");
+    tidy(&domain, other);
+    assert_eq!(fs::read_dir(domain.volumes.layout().deltas(other)).unwrap().count(), 1);
+}
+
 /// Before a layer goes, its delta is whole; afterwards nothing can make it again.
 #[test]
 fn a_merge_mends_a_damaged_delta_and_a_damaged_tombstone_is_unknown() {

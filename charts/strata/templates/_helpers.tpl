@@ -69,4 +69,7 @@ seLinuxOptions: {type: {{ . }}}
 {{- if and .Values.controller.softDepth .Values.controller.hardDepth (gt (int .Values.controller.softDepth) (int .Values.controller.hardDepth)) }}
 {{- fail "controller.softDepth is above controller.hardDepth: chains would be refused before they are shortened" }}
 {{- end }}
+{{- if and .Values.backup.enabled .Values.controller.repositoriesSecret }}
+{{- fail "controller.repositoriesSecret is for backup.enabled=false: with backups, repositories are BackupRepository objects" }}
+{{- end }}
 {{- end -}}

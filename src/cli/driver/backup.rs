@@ -48,6 +48,10 @@ pub struct BackupServeArgs {
     #[arg(long, env = "STRATA_BACKUP_WORKERS", value_name = "NUMBER", default_value_t = 4,
           value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: u16,
+    /// Of those, backups of volumes that are attached on one node. Without it: any number.
+    #[arg(long, env = "STRATA_BACKUP_PER_NODE", value_name = "NUMBER",
+          value_parser = clap::value_parser!(u16).range(1..=256))]
+    per_node: Option<u16>,
     /// MiB of memory per backup, for what is read, compressed and on its way.
     #[arg(long, env = "STRATA_BACKUP_MEMORY", value_name = "MIB", default_value_t = DEFAULT_MEMORY >> 20)]
     memory: u64,
@@ -78,6 +82,7 @@ impl BackupServeArgs {
             namespace: self.kube.own_namespace()?,
             identity: self.identity.clone().unwrap_or_else(identity),
             workers: self.workers.into(),
+            per_node: self.per_node.map(usize::from),
             memory: self.memory << 20,
         };
         let lease = LeaseSettings {

@@ -4,7 +4,7 @@ use super::agent::AgentTlsArgs;
 use super::args::{DRIVER, DataSocketArg, QemuImgArg, RepositoriesArg, ShareArgs};
 use super::kube::KubeArgs;
 use super::metrics::{MetricsArgs, look_at, tell_shares};
-use super::parts::{DataShares, look_after, sweep_regularly, tools};
+use super::parts::{DataShares, look_after, ready, sweep_regularly, tools};
 use super::policy::PolicyArgs;
 use super::{runtime, serve, stop_signal};
 use crate::agent::{AgentClient, CUT_LIMIT};
@@ -73,6 +73,7 @@ impl ControllerArgs {
                 false => Arc::new(of_file),
             };
             let data = DataClient::new(&self.data.data_socket)?;
+            let ready = ready(&data);
             let certificates = self.agent_tls.certificates(&self.driver_name, Side::Client)?;
             if let Some(certificates) = certificates.clone() {
                 tokio::spawn(keep_watch(certificates));
@@ -92,7 +93,7 @@ impl ControllerArgs {
             sweep_regularly(Arc::clone(&shares), tidy.clone());
             let router = Server::builder()
                 .trace_fn(span_of)
-                .add_service(IdentityServer::new(IdentityService::new(self.driver_name)))
+                .add_service(IdentityServer::new(IdentityService::new(self.driver_name, ready)))
                 .add_service(ControllerServer::new(
                     ControllerService::new(shares, tidy, restores).counting(Calls::new(&metrics)),
                 ));

@@ -34,6 +34,11 @@ impl KubeArgs {
         Ok(found.to_owned())
     }
 
+    /// Whether there is an API to ask.
+    pub fn is_there(&self) -> bool {
+        self.kubeconfig.is_some() || std::env::var_os("KUBERNETES_SERVICE_HOST").is_some()
+    }
+
     /// Repositories as the cluster's objects say.
     pub async fn repositories(&self) -> Result<KubeRepositories> {
         let namespace = self.own_namespace()?;

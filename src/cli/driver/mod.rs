@@ -16,7 +16,7 @@ mod serve;
 mod verdict;
 
 pub use agent::{AgentTlsArgs, controller_name, node_name};
-pub use args::DRIVER;
+pub use args::{DRIVER, DataSocketArg, QemuImgArg, QemuStorageDaemonArg};
 pub use backup::BackupServeArgs;
 pub use controller::ControllerArgs;
 pub use data::{DataArgs, LOCK as DATA_LOCK};

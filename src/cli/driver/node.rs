@@ -4,7 +4,7 @@ use super::agent::{AgentArgs, agent_answers};
 use super::args::{DRIVER, DataSocketArg, QemuImgArg, ShareArgs};
 use super::max_volumes::MaxVolumesArg;
 use super::metrics::{MetricsArgs, tell_shares};
-use super::parts::{DataShares, look_after, staging, tools};
+use super::parts::{DataShares, look_after, ready, staging, tools};
 use super::{backend, private_dir, runtime, self_test_dir, serve, stop_signal, verdict};
 use crate::agent::{AgentClient, AgentService, CUT_LIMIT, OwnAgent};
 use crate::attach::selftest;
@@ -102,7 +102,10 @@ impl NodeArgs {
                 NodeParts { node: self.node_id.clone(), staging, shares, registrar, verdict, max_volumes };
             let router = Server::builder()
                 .trace_fn(span_of)
-                .add_service(IdentityServer::new(IdentityService::new(self.driver_name.clone())))
+                .add_service(IdentityServer::new(IdentityService::new(
+                    self.driver_name.clone(),
+                    ready(&data),
+                )))
                 .add_service(NodeServer::new(NodeService::new(parts).counting(Calls::new(&metrics))));
             tracing::info!(socket = %self.socket.display(), node = %self.node_id, "node serves");
             let stop_on_signal = async {

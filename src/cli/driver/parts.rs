@@ -2,7 +2,7 @@
 
 use super::args::read_shares;
 use crate::attach::FuseLoop;
-use crate::csi::{OpenShare, ShareSpec, Shares, Tidy};
+use crate::csi::{OpenShare, Ready, ShareSpec, Shares, Tidy};
 use crate::data::{DataClient, RemoteDaemons};
 use crate::gluster::Share;
 use crate::host::loopdev::KernelLoops;
@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
+use tokio::time::timeout;
 
 /// A folder of the driver's own.
 pub fn private_dir(path: &Path) -> Result<()> {
@@ -33,6 +34,20 @@ pub fn tools(data: &DataClient, qemu_img: PathBuf, agents: impl Agents + 'static
         agents: Arc::new(agents),
         policy,
     }
+}
+
+/// How long the data plane may take to say that it is there.
+const DATA_LIMIT: Duration = Duration::from_secs(3);
+
+/// Without the data plane there is neither share nor disk.
+pub(super) fn ready(data: &DataClient) -> Ready {
+    let data = data.clone();
+    Arc::new(move || {
+        let data = data.clone();
+        let asked =
+            async move { timeout(DATA_LIMIT, data.instance()).await.is_ok_and(|answer| answer.is_ok()) };
+        Box::pin(asked)
+    })
 }
 
 /// Images become block devices this way.

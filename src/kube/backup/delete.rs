@@ -13,6 +13,7 @@ use crate::kube::crd::backup::{DeletionPolicy, Dependents, Phase, VolumeBackup};
 use crate::kube::crd::set_condition;
 use crate::kube::error::{ApiSnafu, Error, has_code, said};
 use crate::kube::names::FINALIZER;
+use crate::kube::pages::list_all;
 use crate::kube::repository;
 use ::kube::api::{ListParams, Patch, PatchParams};
 use ::kube::runtime::controller::Action;
@@ -104,8 +105,8 @@ async fn tell_rebased(context: &Context, writer: &StatusWriter, rebased: &[Rebas
     }
     let namespace = writer.object.namespace().unwrap_or_default();
     let api: Api<VolumeBackup> = Api::namespaced(context.client.clone(), &namespace);
-    let all = match api.list(&ListParams::default()).await {
-        Ok(all) => all.items,
+    let all = match list_all(&api, &ListParams::default()).await {
+        Ok(all) => all,
         Err(error) => {
             tracing::warn!(error = said(&error), "rebased backups still tell of their old parent");
             return;
@@ -140,13 +141,14 @@ async fn tell(context: &Context, writer: &mut StatusWriter, failure: &Failure) {
 async fn look_at_those_that_wait(context: &Context, object: &VolumeBackup) -> Result<Action, Error> {
     let api: Api<VolumeBackup> =
         Api::namespaced(context.client.clone(), &object.namespace().unwrap_or_default());
-    let all = api.list(&ListParams::default()).await.context(ApiSnafu { doing: "list VolumeBackups" })?;
+    let all = list_all(&api, &ListParams::default()).await;
+    let all = all.context(ApiSnafu { doing: "list VolumeBackups" })?;
     let waits = |other: &&VolumeBackup| {
         other.metadata.deletion_timestamp.is_some() && other.metadata.uid != object.metadata.uid
     };
     // A change of theirs has them looked at.
     let patch = Patch::Merge(json!({"status": {"message": null}}));
-    for other in all.items.iter().filter(waits) {
+    for other in all.iter().filter(waits) {
         match api.patch_status(&other.name_any(), &PatchParams::default(), &patch).await {
             Err(error) if !has_code(&error, 404) => {
                 tracing::debug!(error = said(&error), "a VolumeBackup waits a little longer");

@@ -93,6 +93,7 @@ async fn attempt(
         volume: pinned.volume.handle.volume.uuid(),
         repository: writer.object.spec.repository.clone(),
         limit: plan::limit(&opened),
+        nodes: pinned.volume.nodes.clone(),
     };
     let _turn = tokio::select! {
         turn = queue.enter(ticket) => turn,

@@ -1,7 +1,7 @@
 //! The backups that this process works on.
 
 use super::job::{self, Reins};
-use super::queue::Queue;
+use super::queue::{Bounds, Queue};
 use crate::backup::Canceller;
 use crate::kube::context::Context;
 use crate::kube::crd::backup::VolumeBackup;
@@ -40,8 +40,9 @@ impl Drop for Ended {
 
 impl Jobs {
     /// None yet.
-    pub fn new(workers: usize) -> Jobs {
-        Jobs { queue: Queue::new(workers), running: Arc::default(), changed: Arc::default() }
+    pub fn new(workers: usize, per_node: Option<usize>) -> Jobs {
+        let bounds = Bounds { workers, per_node: per_node.unwrap_or(usize::MAX) };
+        Jobs { queue: Queue::new(bounds), running: Arc::default(), changed: Arc::default() }
     }
 
     fn running(&self) -> MutexGuard<'_, HashMap<String, Running>> {

@@ -1,5 +1,7 @@
-//! Whose turn it is: one backup of a volume at a time, the oldest snapshot first, and so many in all and per repository.
+//! Whose turn it is: one backup of a volume at a time, the oldest snapshot first, and so many in all, per repository and per
+//! node.
 
+use crate::volume::NodeId;
 use jiff::Timestamp;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
@@ -16,6 +18,16 @@ pub(super) struct Ticket {
     pub repository: String,
     /// How many its repository takes at a time.
     pub limit: usize,
+    /// The nodes that use the volume while it gets in line: their disks share the servers with what reads it.
+    pub nodes: Vec<NodeId>,
+}
+
+/// How many backups may run at a time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    pub workers: usize,
+    /// Of volumes that one node uses.
+    pub per_node: usize,
 }
 
 #[derive(Debug, Default)]
@@ -25,13 +37,15 @@ struct State {
 }
 
 impl State {
-    fn may_run(&self, ticket: &Ticket, workers: usize) -> bool {
+    fn may_run(&self, ticket: &Ticket, bounds: Bounds) -> bool {
         let before = |other: &&Ticket| {
             other.volume == ticket.volume && (other.taken, &other.backup) < (ticket.taken, &ticket.backup)
         };
         let of_repository = self.running.iter().filter(|other| other.repository == ticket.repository);
-        self.running.len() < workers
+        let of_node = |node: &NodeId| self.running.iter().filter(|other| other.nodes.contains(node)).count();
+        self.running.len() < bounds.workers
             && of_repository.count() < ticket.limit
+            && ticket.nodes.iter().all(|node| of_node(node) < bounds.per_node)
             && self.running.iter().all(|other| other.volume != ticket.volume)
             && !self.waiting.iter().any(|other| before(&other))
     }
@@ -42,7 +56,7 @@ impl State {
 pub(super) struct Queue {
     state: Arc<Mutex<State>>,
     changed: Arc<Notify>,
-    workers: usize,
+    bounds: Bounds,
 }
 
 /// A place in the line, or the right to run; given back when dropped.
@@ -63,8 +77,8 @@ impl Drop for Turn {
 }
 
 impl Queue {
-    pub fn new(workers: usize) -> Self {
-        Queue { state: Arc::default(), changed: Arc::default(), workers }
+    pub fn new(bounds: Bounds) -> Self {
+        Queue { state: Arc::default(), changed: Arc::default(), bounds }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -83,7 +97,7 @@ impl Queue {
             changed.as_mut().enable();
             {
                 let mut state = self.state();
-                if state.may_run(&ticket, self.workers) {
+                if state.may_run(&ticket, self.bounds) {
                     state.waiting.retain(|other| other.backup != ticket.backup);
                     state.running.push(ticket);
                     drop(state);
@@ -108,25 +122,50 @@ mod tests {
             volume: Uuid::from_u128(volume),
             repository: repository.to_owned(),
             limit: 2,
+            nodes: Vec::new(),
         }
+    }
+
+    fn bounds(workers: usize) -> Bounds {
+        Bounds { workers, per_node: usize::MAX }
     }
 
     #[test]
     fn one_of_a_volume_and_so_many_in_all() {
         let mut state = State { running: vec![ticket("a", 1, 1, "r")], ..State::default() };
-        assert!(!state.may_run(&ticket("b", 2, 1, "s"), 9), "the same volume");
-        assert!(state.may_run(&ticket("b", 2, 2, "r"), 9));
-        assert!(!state.may_run(&ticket("b", 2, 2, "r"), 1), "no worker");
+        assert!(!state.may_run(&ticket("b", 2, 1, "s"), bounds(9)), "the same volume");
+        assert!(state.may_run(&ticket("b", 2, 2, "r"), bounds(9)));
+        assert!(!state.may_run(&ticket("b", 2, 2, "r"), bounds(1)), "no worker");
         state.running.push(ticket("b", 2, 2, "r"));
-        assert!(!state.may_run(&ticket("c", 3, 3, "r"), 9), "the repository is full");
-        assert!(state.may_run(&ticket("c", 3, 3, "s"), 9));
+        assert!(!state.may_run(&ticket("c", 3, 3, "r"), bounds(9)), "the repository is full");
+        assert!(state.may_run(&ticket("c", 3, 3, "s"), bounds(9)));
         state.waiting.push(ticket("d", 1, 3, "s"));
-        assert!(!state.may_run(&ticket("c", 3, 3, "s"), 9), "an older snapshot waits");
+        assert!(!state.may_run(&ticket("c", 3, 3, "s"), bounds(9)), "an older snapshot waits");
+    }
+
+    #[test]
+    fn so_many_of_the_volumes_of_one_node() {
+        let on = |nodes: &[&str], of: Ticket| {
+            let nodes = nodes.iter().map(|node| node.parse().unwrap()).collect();
+            Ticket { nodes, limit: 9, ..of }
+        };
+        let bounds = Bounds { workers: 9, per_node: 2 };
+        let mut state = State::default();
+        state.running = vec![on(&["n1"], ticket("a", 1, 1, "r")), on(&["n1", "n2"], ticket("b", 1, 2, "r"))];
+        assert!(!state.may_run(&on(&["n1"], ticket("c", 1, 3, "r")), bounds));
+        assert!(state.may_run(&on(&["n2"], ticket("c", 1, 3, "r")), bounds));
+        assert!(
+            !state.may_run(&on(&["n2", "n1"], ticket("c", 1, 3, "r")), bounds),
+            "each of its nodes counts"
+        );
+        assert!(state.may_run(&ticket("c", 1, 3, "s"), bounds), "no node uses it");
+        state.running.pop();
+        assert!(state.may_run(&on(&["n1"], ticket("c", 1, 3, "r")), bounds));
     }
 
     #[tokio::test]
     async fn the_next_one_is_let_in_when_one_ends_or_leaves() {
-        let queue = Queue::new(4);
+        let queue = Queue::new(bounds(4));
         let first = queue.enter(ticket("a", 1, 1, "r")).await;
         let (second, third) = (queue.clone(), queue.clone());
         let second = tokio::spawn(async move { second.enter(ticket("b", 2, 1, "r")).await });

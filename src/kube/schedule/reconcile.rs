@@ -10,6 +10,7 @@ use crate::kube::crd::set_condition;
 use crate::kube::crd::snapshot::{VolumeSnapshot, VolumeSnapshotClass};
 use crate::kube::error::{ApiSnafu, Error, has_code};
 use crate::kube::names::SCHEDULE;
+use crate::kube::pages::list_all;
 use crate::kube::trigger::WithClasses;
 use ::kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions};
 use ::kube::runtime::controller::Action;
@@ -53,7 +54,7 @@ pub async fn reconcile(schedule: Arc<BackupSchedule>, with: Arc<WithClasses>) ->
     let namespace = schedule.namespace().unwrap_or_default();
     let label = ListParams::default().labels(&format!("{SCHEDULE}={}", schedule.name_any()));
     let snapshots: Api<VolumeSnapshot> = Api::namespaced(context.client.clone(), &namespace);
-    let taken = snapshots.list(&label).await.context(ApiSnafu { doing: "list VolumeSnapshots" })?.items;
+    let taken = list_all(&snapshots, &label).await.context(ApiSnafu { doing: "list VolumeSnapshots" })?;
     let now = context.clock.now();
     let created = schedule.metadata.creation_timestamp.as_ref().map_or(now, |time| time.0);
     // Also a clock that is behind the API server's reaches the time that was announced.
@@ -110,7 +111,7 @@ async fn tidy(
     }
     let Some(retention) = &schedule.spec.retention else { return Ok(()) };
     let backups: Api<VolumeBackup> = Api::namespaced(context.client.clone(), namespace);
-    let all = backups.list(label).await.context(ApiSnafu { doing: "list VolumeBackups" })?.items;
+    let all = list_all(&backups, label).await.context(ApiSnafu { doing: "list VolumeBackups" })?;
     for backup in next_to_go(&all, retention) {
         let name = backup.name_any();
         if retention.rebase {

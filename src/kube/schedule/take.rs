@@ -5,6 +5,7 @@ use crate::kube::crd::schedule::{BackupSchedule, ClaimSelector, Operator};
 use crate::kube::crd::snapshot::{VolumeSnapshot, VolumeSnapshotSource, VolumeSnapshotSpec};
 use crate::kube::error::{ApiSnafu, Error, has_code};
 use crate::kube::names::{self, BACKUP_PHASE, CLAIM, REPOSITORY, SCHEDULE, SCHEDULED_AT};
+use crate::kube::pages::list_all;
 use ::kube::api::{ListParams, PostParams};
 use ::kube::{Api, ResourceExt};
 use jiff::Timestamp;
@@ -50,9 +51,10 @@ pub(super) async fn select(
     let namespace = schedule.namespace().unwrap_or_default();
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), &namespace);
     let selected = ListParams::default().labels(&selector(&schedule.spec.selector));
-    let found = claims.list(&selected).await.context(ApiSnafu { doing: "list the claims of a schedule" })?;
+    let found =
+        list_all(&claims, &selected).await.context(ApiSnafu { doing: "list the claims of a schedule" })?;
     let mut ours = Vec::new();
-    for claim in found.items {
+    for claim in found {
         if is_ours(context, &claim).await? {
             ours.push(claim);
         }

@@ -17,6 +17,10 @@ use tokio_stream::wrappers::ReceiverStream;
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
 /// Some dozens of volumes, a controller or two: more than this is nobody's need. Handshakes count.
 const MOST_CONNECTIONS: usize = 256;
+/// Connections whose certificate is genuine and not the expected one: they are heard so that they learn why not, in places of
+/// their own, and for a moment.
+const MOST_REFUSED: usize = 16;
+const HEARD: Duration = Duration::from_secs(5);
 /// Ready connections that the server has not taken yet.
 const QUEUE: usize = 16;
 /// How long one that was refused is heard, so that it reads why before its connection is reset.
@@ -42,11 +46,14 @@ async fn accept(
     certificates: Arc<Certificates>,
     ready: mpsc::Sender<io::Result<PeerStream>>,
 ) {
-    let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let places = Places {
+        all: Arc::new(Semaphore::new(MOST_CONNECTIONS)),
+        refused: Arc::new(Semaphore::new(MOST_REFUSED)),
+    };
     loop {
         // Without a place the kernel queues.
         let next = async {
-            let place = Arc::clone(&places).acquire_owned().await.map_err(io::Error::other)?;
+            let place = Arc::clone(&places.all).acquire_owned().await.map_err(io::Error::other)?;
             Ok((listener.accept().await?, place))
         };
         let accepted: io::Result<_> = tokio::select! {
@@ -56,6 +63,7 @@ async fn accept(
         match accepted {
             Ok(((connection, address), place)) => {
                 let (certificates, ready) = (Arc::clone(&certificates), ready.clone());
+                let place = Place { permit: place, refused: Arc::clone(&places.refused) };
                 tokio::spawn(async move {
                     if let Some(stream) = greet(connection, address, certificates, place).await {
                         // An error: the server has ended.
@@ -71,11 +79,22 @@ async fn accept(
     }
 }
 
+struct Places {
+    all: Arc<Semaphore>,
+    refused: Arc<Semaphore>,
+}
+
+/// One among the connections, until it is known to be refused.
+struct Place {
+    permit: OwnedSemaphorePermit,
+    refused: Arc<Semaphore>,
+}
+
 async fn greet(
     connection: TcpStream,
     address: SocketAddr,
     certificates: Arc<Certificates>,
-    place: OwnedSemaphorePermit,
+    place: Place,
 ) -> Option<PeerStream> {
     match timeout(HANDSHAKE_LIMIT, handshake(connection, address, certificates, place)).await {
         Ok(Ok(stream)) => Some(stream),
@@ -102,7 +121,7 @@ async fn handshake(
     connection: TcpStream,
     address: SocketAddr,
     certificates: Arc<Certificates>,
-    place: OwnedSemaphorePermit,
+    place: Place,
 ) -> Result<PeerStream, (io::Error, Option<TcpStream>)> {
     // Small messages that are waited for.
     connection.set_nodelay(true).map_err(|error| (error, None))?;
@@ -114,10 +133,15 @@ async fn handshake(
     let stream = stream.map_err(|(error, connection)| (error, Some(connection)))?;
     let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let refused = certificates.is_peer(shown).err();
-    if let Some(reason) = &refused {
-        tracing::warn!(from = %address, reason, "calls of this connection will be refused");
-    }
-    Ok(PeerStream { peer: Peer { address, refused: refused.map(Arc::from) }, stream, _place: place })
+    let Some(reason) = refused else {
+        return Ok(PeerStream::new(stream, Peer { address, refused: None }, place.permit, None));
+    };
+    tracing::warn!(from = %address, reason, "calls of this connection will be refused");
+    drop(place.permit);
+    let full = |_| (io::Error::other(format!("{reason}, and {MOST_REFUSED} others are being told so")), None);
+    let permit = place.refused.try_acquire_owned().map_err(full)?;
+    let peer = Peer { address, refused: Some(reason.into()) };
+    Ok(PeerStream::new(stream, peer, permit, Some(HEARD)))
 }
 
 /// The alert is sent; with bytes of the other side unread, closing would reset the connection before that is read.
@@ -127,3 +151,7 @@ async fn hear_out(mut connection: TcpStream) -> io::Result<()> {
     while connection.read(&mut rest).await? > 0 {}
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "incoming_tests.rs"]
+mod tests;

@@ -4,9 +4,11 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Sleep, sleep};
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 use tonic::{Request, Status};
@@ -22,10 +24,25 @@ pub struct Peer {
 
 /// An encrypted connection whose other end has shown a certificate of a known authority.
 pub struct PeerStream {
-    pub(super) stream: TlsStream<TcpStream>,
-    pub(super) peer: Peer,
+    stream: TlsStream<TcpStream>,
+    peer: Peer,
     /// One of the connections that may be open.
-    pub(super) _place: OwnedSemaphorePermit,
+    _place: OwnedSemaphorePermit,
+    /// When it is heard no longer.
+    end: Option<Pin<Box<Sleep>>>,
+}
+
+impl PeerStream {
+    /// `heard`: for so long, as if the other end had then closed it.
+    pub(super) fn new(
+        stream: TlsStream<TcpStream>,
+        peer: Peer,
+        place: OwnedSemaphorePermit,
+        heard: Option<Duration>,
+    ) -> Self {
+        let end = heard.map(|heard| Box::pin(sleep(heard)));
+        PeerStream { stream, peer, _place: place, end }
+    }
 }
 
 /// Lets calls through that came over a [`PeerStream`] from the side that is expected, and no others.
@@ -52,6 +69,11 @@ impl AsyncRead for PeerStream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
+        if let Some(end) = &mut self.end
+            && end.as_mut().poll(context).is_ready()
+        {
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }

@@ -1,6 +1,6 @@
 //! What goes wrong, and heals.
 
-use super::world::{MIB, World};
+use super::world::{MIB, World, secret};
 use crate::apiserver::ApiServer;
 use crate::s3_server::{ACCESS_KEY, S3Server, SECRET_KEY};
 use serde_json::json;
@@ -9,12 +9,8 @@ use strata::kube::crd::backup::Phase;
 
 const WRONG: &str = "wrong-secret-of-the-test";
 
-async fn secret(world: &World, secret_key: &str) {
-    let secret = json!({
-        "apiVersion": "v1", "kind": "Secret",
-        "metadata": {"name": "keys", "namespace": world.namespace},
-        "stringData": {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": secret_key},
-    });
+async fn put_secret(world: &World, secret_key: &str) {
+    let secret = secret(&format!("keys-of-{}", world.namespace), ACCESS_KEY, secret_key);
     world.server.apply(&secret.to_string()).await;
 }
 
@@ -23,9 +19,9 @@ async fn secret(world: &World, secret_key: &str) {
 async fn bad_credentials_fail_until_they_are_good() {
     let world = World::new().await;
     let s3 = S3Server::start();
-    secret(&world, WRONG).await;
+    put_secret(&world, WRONG).await;
     let spec = json!({"s3": {"endpoint": s3.endpoint, "bucket": "backups", "prefix": "a/b", "region": "us-east-1",
-        "secretRef": {"name": "keys"}}});
+        "secretRef": {"name": format!("keys-of-{}", world.namespace)}}});
     world.put_repository(spec.clone()).await;
     let _serving = world.serve();
     let volume = world.volume("v", MIB);
@@ -42,7 +38,7 @@ async fn bad_credentials_fail_until_they_are_good() {
     let repository = world.until_reachable(false).await;
     let shown = format!("{repository:?} {second:?} {said:?}");
     assert!(!shown.contains(WRONG), "{shown}");
-    secret(&world, SECRET_KEY).await;
+    put_secret(&world, SECRET_KEY).await;
     let status = world.until_complete(&name).await;
     assert_eq!((status.failures, status.message), (None, None));
     // Looked at again at once when its object changes.

@@ -1,73 +1,12 @@
 //! Two processes, of which one works; and the other one, once the first is killed.
 
+use super::processes::{Access, data_plane, serve};
 use super::world::{MIB, World};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::ListParams;
 use serde_json::json;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use strata::kube::crd::backup::VolumeBackup;
-
-/// Killed when dropped.
-struct Process(Child);
-
-impl Process {
-    fn start(arguments: &[&str], log: &Path) -> Process {
-        let log = std::fs::File::create(log).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_strata"));
-        command.args(arguments).stdout(Stdio::null()).stderr(log);
-        command.env("STRATA_QEMU_IMG", crate::support::qemu_img());
-        command.env("STRATA_QEMU_STORAGE_DAEMON", crate::support::qemu_storage_daemon());
-        Process(command.spawn().unwrap())
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// The data plane, which opens the share for the others.
-fn data_plane(world: &World) -> (Process, String) {
-    let dir = world.domain.dir.path();
-    let socket = dir.join("data.sock").display().to_string();
-    let state = dir.join("data").display().to_string();
-    let process = Process::start(&["data", "--socket", &socket, "--dir", &state], &dir.join("data.log"));
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !Path::new(&socket).exists() {
-        assert!(Instant::now() < deadline, "no data plane");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    (process, socket)
-}
-
-fn replica(world: &World, data: &str, identity: &str) -> Process {
-    let dir = world.domain.dir.path();
-    let share = format!("dir:{}", dir.join("share").display());
-    let kubeconfig = world.server.kubeconfig().display().to_string();
-    let arguments = [
-        "backup",
-        "serve",
-        "--share",
-        &share,
-        "--data-socket",
-        data,
-        "--kubeconfig",
-        &kubeconfig,
-        "--namespace",
-        &world.namespace,
-        "--driver-name",
-        &world.driver,
-        "--identity",
-        identity,
-        "--lease-seconds",
-        "3",
-    ];
-    Process::start(&arguments, &dir.join(format!("{identity}.log")))
-}
 
 async fn leader(world: &World) -> String {
     let leases = world.api::<Lease>();
@@ -88,7 +27,8 @@ async fn the_next_one_goes_on_where_a_killed_leader_was() {
     let world = World::new().await;
     world.directory(json!({"chunkSize": "1Mi", "bandwidth": "1Mi"})).await;
     let (_data, socket) = data_plane(&world);
-    let mut replicas = ["one", "two"].map(|name| (name, replica(&world, &socket, name)));
+    let access = Access { kubeconfig: world.server.kubeconfig(), namespace: world.namespace.clone() };
+    let mut replicas = ["one", "two"].map(|name| (name, serve(&world, &socket, &access, name)));
     let volume = world.volume("v", 16 * MIB);
     let content = world.content(volume, 16 * MIB);
     world.snapshot("s", volume, "plain", world.to_here()).await;

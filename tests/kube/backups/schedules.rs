@@ -16,7 +16,7 @@ use strata::kube::{SetClock, names};
 use strata::volume::VolumeId;
 
 /// A claim that is bound to a volume, as the provisioner leaves it.
-async fn claim(world: &World, name: &str, driver: &str, volume: VolumeId, labels: serde_json::Value) {
+pub async fn claim(world: &World, name: &str, driver: &str, volume: VolumeId, labels: serde_json::Value) {
     let persistent = format!("pv-{name}-{}", world.namespace);
     let handle = world.domain.volumes.handle(volume).to_string();
     let capacity = json!({"storage": "1Gi"});
@@ -40,7 +40,7 @@ async fn claim(world: &World, name: &str, driver: &str, volume: VolumeId, labels
 }
 
 /// What the sidecars do with the snapshots that are new: the names of all that there are.
-async fn play_sidecars(world: &World, volume: VolumeId) -> BTreeSet<String> {
+pub async fn play_sidecars(world: &World, volume: VolumeId) -> BTreeSet<String> {
     let all = world.api::<VolumeSnapshot>().list(&ListParams::default()).await.unwrap();
     for snapshot in all.items.iter().filter(|snapshot| snapshot.status.is_none()) {
         let cut = world.domain.volumes.snapshot(volume, &snapshot.name_any()).unwrap();

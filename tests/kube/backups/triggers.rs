@@ -87,3 +87,27 @@ async fn each_backup_is_made_on_the_last_one_of_its_volume() {
     let found = world.until_reachable(true).await;
     assert_eq!(found.metadata.name.as_deref(), Some(world.repository.as_str()));
 }
+
+/// K11: so many backups of the volumes of one node; volumes that no node uses are none of its.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn volumes_of_one_node_are_backed_up_as_many_at_a_time_as_it_bears() {
+    let world = World::new().await;
+    world.directory(json!({"chunkSize": "1Mi", "bandwidth": "2Mi"})).await;
+    let volumes = ["one", "two", "free"].map(|name| (name, world.volume(name, 6 * MIB)));
+    for (name, volume) in &volumes {
+        if *name != "free" {
+            world.domain.attach(*volume, strata::volume::Access::Block);
+        }
+        world.snapshot(name, *volume, "plain", world.to_here()).await;
+    }
+    let mut parts = world.parts("bounded", std::sync::Arc::new(strata::kube::SystemClock));
+    parts.settings.per_node = Some(1);
+    let _serving = world.serve_with(parts);
+    let mut started = Vec::new();
+    for (name, _) in &volumes {
+        started.push(world.until_complete(&world.backup_of(name).await).await.started_at.unwrap());
+    }
+    let apart = started[0].duration_since(started[1]).abs().as_secs_f64();
+    // One of them takes three seconds; the first MiB goes at once.
+    assert!(apart > 2.0, "{apart} s");
+}

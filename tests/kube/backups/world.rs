@@ -31,6 +31,8 @@ use uuid::Uuid;
 /// On a machine that does other things too.
 pub const LIMIT: Duration = Duration::from_secs(90);
 pub const MIB: u64 = 1 << 20;
+/// Of the Secrets of all worlds: whoever backs up on a shared server looks at every BackupRepository there.
+pub const OWN_NAMESPACE: &str = crate::rights::NAMESPACE;
 
 pub struct World {
     pub server: Arc<ApiServer>,
@@ -70,7 +72,12 @@ impl Drop for Serving {
 }
 
 /// The definitions, ours and the snapshot API's.
-async fn define(server: &ApiServer) {
+pub async fn define(server: &ApiServer) {
+    let text = |definition: &CustomResourceDefinition| serde_json::to_string(definition).unwrap();
+    server.apply(&definitions().iter().map(text).collect::<Vec<_>>().join("\n---\n")).await;
+}
+
+pub fn definitions() -> Vec<CustomResourceDefinition> {
     let mut all = crd::definitions();
     for mut foreign in [VolumeSnapshot::crd(), VolumeSnapshotContent::crd(), VolumeSnapshotClass::crd()] {
         // The API wants to see that its owners know of it.
@@ -79,8 +86,7 @@ async fn define(server: &ApiServer) {
             .insert("api-approved.kubernetes.io".into(), "unapproved, for a test".into());
         all.push(foreign);
     }
-    let text = |definition: &CustomResourceDefinition| serde_json::to_string(definition).unwrap();
-    server.apply(&all.iter().map(text).collect::<Vec<_>>().join("\n---\n")).await;
+    all
 }
 
 impl World {
@@ -93,6 +99,7 @@ impl World {
         let mark = Uuid::new_v4().simple().to_string()[..8].to_owned();
         let namespace = format!("ns-{mark}");
         server.namespace(&namespace).await;
+        server.namespace(OWN_NAMESPACE).await;
         let client = server.client().await;
         let domain = tokio::task::spawn_blocking(Domain::new).await.unwrap();
         let world = World {
@@ -140,13 +147,7 @@ impl World {
     }
 
     pub async fn put_repository(&self, spec: Value) {
-        let object = json!({
-            "apiVersion": "strata.dev/v1alpha1",
-            "kind": "BackupRepository",
-            "metadata": {"name": self.repository},
-            "spec": spec,
-        });
-        self.server.apply(&object.to_string()).await;
+        self.server.apply(&repository(&self.repository, spec).to_string()).await;
     }
 
     pub fn engine(&self) -> Engine {
@@ -160,9 +161,10 @@ impl World {
             shares: Arc::new(Shares(self.domain.volumes.clone())),
             settings: Settings {
                 driver: self.driver.clone(),
-                namespace: self.namespace.clone(),
+                namespace: OWN_NAMESPACE.to_owned(),
                 identity: identity.to_owned(),
                 workers: 4,
+                per_node: None,
                 memory: 256 * MIB,
             },
             lease: LeaseSettings {
@@ -201,8 +203,11 @@ impl World {
     }
 
     pub fn serve_by(&self, clock: Arc<dyn Clock>) -> Serving {
+        self.serve_with(self.parts(&Uuid::new_v4().to_string(), clock))
+    }
+
+    pub fn serve_with(&self, parts: Parts) -> Serving {
         let (stop, stopped) = oneshot::channel::<()>();
-        let parts = self.parts(&Uuid::new_v4().to_string(), clock);
         let task = tokio::spawn(serve(parts, async move { drop(stopped.await) }));
         Serving { stop: Some(stop), task }
     }
@@ -390,6 +395,20 @@ impl World {
     pub fn content(&self, volume: VolumeId, bytes: u64) -> Vec<u8> {
         self.domain.read(volume, bytes as usize)
     }
+}
+
+pub fn repository(name: &str, spec: Value) -> Value {
+    json!({
+        "apiVersion": "strata.dev/v1alpha1", "kind": "BackupRepository", "metadata": {"name": name}, "spec": spec,
+    })
+}
+
+/// A repository's credentials.
+pub fn secret(name: &str, access_key: &str, secret_key: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": OWN_NAMESPACE},
+        "stringData": {"AWS_ACCESS_KEY_ID": access_key, "AWS_SECRET_ACCESS_KEY": secret_key},
+    })
 }
 
 pub async fn within<T, E: std::fmt::Debug>(work: impl Future<Output = Result<T, E>>) -> T {

@@ -27,11 +27,22 @@ pub(super) fn policy() -> String {
 impl ApiServer {
     /// What a service account has asked for so far.
     pub fn asked(&self, namespace: &str, account: &str) -> BTreeSet<Asked> {
+        self.audited(namespace, account).iter().filter_map(asked).collect()
+    }
+
+    /// The lists that a service account has asked for so far, as it asked: path and query.
+    pub fn lists(&self, namespace: &str, account: &str) -> Vec<String> {
+        let events = self.audited(namespace, account);
+        let lists = events.iter().filter(|event| event["verb"] == "list");
+        lists.filter_map(|event| event["requestURI"].as_str().map(str::to_owned)).collect()
+    }
+
+    fn audited(&self, namespace: &str, account: &str) -> Vec<Value> {
         let text = std::fs::read_to_string(self.folder().join("audit.log")).unwrap_or_default();
         let name = format!("system:serviceaccount:{namespace}:{account}");
         // The last line may be half written.
         let events = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        events.filter(|event| event["user"]["username"] == *name).filter_map(|event| asked(&event)).collect()
+        events.filter(|event| event["user"]["username"] == *name).collect()
     }
 }
 
