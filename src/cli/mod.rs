@@ -13,6 +13,7 @@ mod share;
 mod shell;
 mod size;
 mod standalone;
+mod support;
 mod telemetry;
 mod volume;
 
@@ -55,6 +56,8 @@ enum Command {
     Certs(certs::CertsArgs),
     /// Ask a controller or node for a sign of life.
     Probe(probe::ProbeArgs),
+    /// Write what helps to understand an installation into one file, without its credentials.
+    SupportBundle(Box<support::SupportArgs>),
     /// Data plane, controller and node on this machine, on one CSI socket.
     Standalone(standalone::StandaloneArgs),
 }
@@ -103,6 +106,7 @@ fn run(command: Command, log_format: telemetry::LogFormat) -> ExitCode {
         Command::Data(args) => args.run(),
         Command::Probe(args) => args.run(),
         Command::Standalone(args) => args.run(log_format),
+        Command::SupportBundle(args) => args.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

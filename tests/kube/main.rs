@@ -16,3 +16,4 @@ mod rights;
 mod s3_server;
 #[path = "../support/mod.rs"]
 mod support;
+mod support_bundle;

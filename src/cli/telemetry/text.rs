@@ -1,7 +1,7 @@
 //! The fields of log lines for people: `name=value`, without those that are for traces alone.
 
 use super::json::FOR_TRACES;
-use std::fmt::{self, Debug, Write};
+use std::fmt::{self, Debug};
 use tracing::field::{Field, Visit};
 use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::FormatFields;
