@@ -270,7 +270,8 @@ impl Volumes {
 
     /// The work on each volume, and how many records cannot be read; some seconds old.
     pub(super) fn work(&self) -> Result<(Vec<(VolumeId, Work)>, usize), Error> {
-        self.count()?;
+        // No call waits for it.
+        self.count_now()?;
         let known = self.index.known();
         Ok((known.volumes.iter().map(|(id, entry)| (*id, entry.work)).collect(), known.damaged.len()))
     }

@@ -143,8 +143,11 @@ steps! {
 pub fn reached(_step: Step) {}
 
 #[cfg(feature = "crash-points")]
+type Planned = (Step, Box<dyn FnOnce()>);
+
+#[cfg(feature = "crash-points")]
 thread_local! {
-    static MEANWHILE: std::cell::RefCell<Option<(Step, Box<dyn FnOnce()>)>> = const { std::cell::RefCell::new(None) };
+    static MEANWHILE: std::cell::RefCell<Option<Planned>> = const { std::cell::RefCell::new(None) };
 }
 
 /// When this thread next comes to that step it first does this work, once: what another process may do there.

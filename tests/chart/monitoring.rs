@@ -134,6 +134,22 @@ fn without_backups_nobody_is_woken_for_them() {
     assert!(without.contains("strata_share_up") && !without.contains("strata_backup"));
 }
 
+/// Every process of ours sends its traces there, and no other container is told to.
+#[test]
+fn traces_come_from_every_process_or_from_none() {
+    let files = [chart().join("ci/shares-values.yaml")];
+    let told = |more: &[&str]| {
+        let all = render(&files, more).unwrap();
+        all.lines().filter(|line| line.contains("name: OTEL_EXPORTER_OTLP_ENDPOINT")).count()
+    };
+    assert_eq!(told(&[]), 0);
+    assert_eq!(told(&["traces.endpoint=http://c:4318"]), 4, "controller, backup, node and data");
+    for wrong in ["traces.endpoint=c:4318", "traces.endpoint=http://c/?x", "traces.sampleRatio=2"] {
+        let error = render(&files, &[wrong]).unwrap_err();
+        assert!(error.contains("values don't meet the specifications"), "{wrong}: {error}");
+    }
+}
+
 /// What is told is in the handbook's table.
 #[test]
 fn every_metric_is_in_the_handbook() {

@@ -45,6 +45,13 @@ impl Visit for Fields {
     fn record_u64(&mut self, field: &Field, value: u64) {
         self.put(field, value);
     }
+    /// Beyond what JSON's readers take for a number it is a text.
+    fn record_u128(&mut self, field: &Field, value: u128) {
+        match u64::try_from(value) {
+            Ok(small) => self.put(field, small),
+            Err(_) => self.put(field, value.to_string()),
+        }
+    }
     fn record_f64(&mut self, field: &Field, value: f64) {
         self.put(field, value);
     }
@@ -130,7 +137,7 @@ mod tests {
             tracing::info!("before");
             crate::trace::about_volume("v1");
             let _asking = crate::trace::asking("agent/cut_volume", "node-1").entered();
-            tracing::warn!(method = "own", took_ms = 7_u64, "a \"quoted\"\nline");
+            tracing::warn!(method = "own", took_ms = 7_u128, "a \"quoted\"\nline");
         });
         let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
         let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();

@@ -28,7 +28,7 @@ pub(super) fn see_to(restores: &Restores, volumes: &Volumes, volume: VolumeId) {
     let volumes = volumes.clone();
     let job = trace::job("restore");
     job.record("volume", tracing::field::display(volume));
-    job.follows_from(&tracing::Span::current());
+    job.follows_from(tracing::Span::current());
     let work = async move { run(&running, volumes, volume, &progress).await };
     restores.0.runtime.spawn(work.instrument(job));
 }

@@ -150,8 +150,8 @@ mod tests {
             Ticket { nodes, limit: 9, ..of }
         };
         let bounds = Bounds { workers: 9, per_node: 2 };
-        let mut state = State::default();
-        state.running = vec![on(&["n1"], ticket("a", 1, 1, "r")), on(&["n1", "n2"], ticket("b", 1, 2, "r"))];
+        let running = vec![on(&["n1"], ticket("a", 1, 1, "r")), on(&["n1", "n2"], ticket("b", 1, 2, "r"))];
+        let mut state = State { running, ..State::default() };
         assert!(!state.may_run(&on(&["n1"], ticket("c", 1, 3, "r")), bounds));
         assert!(state.may_run(&on(&["n2"], ticket("c", 1, 3, "r")), bounds));
         assert!(
