@@ -160,6 +160,8 @@ impl Cluster for Real {
             "spec": {
                 "terminationGracePeriodSeconds": 1,
                 "automountServiceAccountToken": false,
+                // Nobody else may write to a new filesystem.
+                "securityContext": {"runAsUser": 0},
                 // The driver's image is there, and has a shell with coreutils.
                 "containers": [{
                     "name": "pod",

@@ -91,7 +91,7 @@ fn install(cluster: &mut dyn Cluster) -> Result<()> {
 }
 
 fn repository(cluster: &dyn Cluster, kubectl: &Kubectl) -> Result<()> {
-    kubectl.apply(&objects::keys(cluster.store()))?;
+    kubectl.within(RELEASE_NAMESPACE).apply(&objects::keys(cluster.store()))?;
     kubectl.apply(&objects::repository(cluster.store(), kubectl.namespace()))?;
     kubectl.wait("backuprepository", REPOSITORY, "reachable", |found| {
         found["status"]["reachable"].as_bool()?.then_some(())

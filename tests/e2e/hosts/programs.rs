@@ -87,11 +87,11 @@ impl Programs {
     }
 }
 
-/// Another one than the chart names is worth knowing.
+/// Another one than the chart names is worth knowing; not all of them tell.
 fn tell_version(program: &Path, tag: &str) {
-    let output = Command::new(program).arg("--version").output();
-    let said = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    if !said.contains(tag) {
-        println!("     {} is {}, the chart names {tag}", program.display(), said.trim());
+    let Ok(output) = Command::new(program).arg("--version").output() else { return };
+    let said = String::from_utf8_lossy(&output.stdout);
+    if output.status.success() && !said.contains(tag) {
+        println!("     {}, the chart names {tag}", said.trim());
     }
 }
