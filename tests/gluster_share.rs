@@ -10,6 +10,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use strata::data::DataClient;
 use strata::gluster::{self, Finding, MountOption, Severity, Source, coherence, establish};
+use strata::volume::{Access, Policy, VolumeKind};
+use support::domain::{Domain, read_start, write_at};
+use support::small_share::SmallShare;
 use support::{OpenShare, OwnVolume, PlainMount, run};
 
 fn mounts_under(dir: &Path) -> usize {
@@ -225,4 +228,52 @@ fn a_data_plane_that_drains_leaves_no_mount_behind() {
     assert_eq!(mounts_under(dir.path()), 1);
     ends_well(next);
     assert_eq!(mounts_under(dir.path()), 0);
+}
+
+/// Where the servers have not one byte left, a volume can still be deleted, and so makes room. GlusterFS itself takes writes
+/// again some seconds after there is room.
+#[test]
+fn a_volume_is_deleted_from_servers_that_are_full() {
+    let Source::Gluster { host, .. } = support::gluster_share() else { panic!("a GlusterFS volume") };
+    let dir = support::scratch();
+    let bricks = dir.path().join("bricks");
+    fs::create_dir(&bricks).unwrap();
+    let _disk = SmallShare::mount(&bricks, 1);
+    let volume = OwnVolume::new("full", &host, &bricks);
+    volume.set("client.strict-locks", "on");
+    // A brick whose own look at its disk fails would end itself.
+    volume.set("storage.health-check-interval", "0");
+    run("gluster", &["--mode=script", "volume", "start", volume.0]);
+    let source = Source::Gluster { host, volume: volume.0.into() };
+    let (share, _) = gluster::open(&source, &[], &dir.path().join("mounts")).unwrap();
+    let open = OpenShare(share.clone());
+    let domain = Domain::on_share(Policy::default(), support::scratch(), share, Box::new(open));
+
+    let bytes = vec![7; 16 << 20];
+    let disks = ["gone", "stays"].map(|name| {
+        let disk = domain.create(name, VolumeKind::Qcow2);
+        write_at(&domain.attach(disk, Access::Block), 0, &bytes);
+        domain.detach(disk);
+        disk
+    });
+    let free = || rustix::fs::statvfs(&bricks).map(|found| found.f_bfree * found.f_frsize).unwrap();
+    SmallShare::fill_up(&bricks);
+    // What is left is what ext4 keeps for its own growth.
+    let full = free();
+    assert!(full < 32 << 20, "{full} bytes are free");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while let Err(error) = domain.volumes.delete(disks[0]) {
+        // A call waits for some seconds only; the sidecar asks again.
+        assert!(Instant::now() < deadline, "{error}");
+    }
+    // Each server gives the blocks back when it gets to it.
+    while free() < full + (45 << 20) {
+        assert!(Instant::now() < deadline, "{} bytes are free", free());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(domain.volumes.get(disks[0]).is_err());
+    let device = domain.attach(disks[1], Access::Block);
+    assert!(read_start(&device, bytes.len()) == bytes);
+    domain.detach(disks[1]);
+    domain.check(disks[1]);
 }

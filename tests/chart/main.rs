@@ -165,8 +165,8 @@ fn volumes_are_mounted_with_labels(#[case] values: &str, #[case] with_labels: bo
         assert_eq!(mount["readOnly"], Value::Null);
         assert_eq!(node.host_path(&mount["name"]).unwrap(), "/sys/fs");
     }
-    let dockerfile = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/Dockerfile")).unwrap();
-    assert!(dockerfile.contains("touch /etc/selinux/config"), "mount(8) looks for it");
+    let image = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/image/assemble")).unwrap();
+    assert!(image.contains("/etc/selinux/config"), "mount(8) looks for it");
 }
 
 /// The controller's shares are mounted by the data pod of its node.
