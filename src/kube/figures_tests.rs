@@ -119,7 +119,7 @@ fn a_repository_is_up_or_down_once_it_was_looked_at() {
         repositories: vec![
             repository("good", json!({"reachable": true, "lastChecked": checked, "usage": usage})),
             repository("away", json!({"reachable": false, "lastChecked": checked})),
-            repository("new", json!({})),
+            repository("new", json!({"reachable": false})),
         ],
         ..Objects::default()
     };

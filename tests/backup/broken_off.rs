@@ -104,10 +104,11 @@ async fn a_source_that_is_lost_makes_no_backup() {
         let repository = Repository::new();
         let source = Eventful::new(noise(6, LENGTH), move |read| read == lost_at);
         let options = small(Uuid::new_v4(), ParentChoice::None);
-        let created =
-            repository.engine.create(source, &options, &Progress::default(), &Cancel::never()).await;
+        let progress = Progress::default();
+        let created = repository.engine.create(source, &options, &progress, &Cancel::never()).await;
         let error = created.unwrap_err();
         assert!(matches!(error, BackupError::SourceLost), "{error}");
+        assert!(progress.state().read > 0, "what it cost is told of a backup that failed, too");
         assert_eq!(repository.store.list("").await.unwrap(), vec![]);
     }
 }

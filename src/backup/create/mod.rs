@@ -77,26 +77,28 @@ impl Engine {
         loop {
             let made = attempt.make(&catalog, basis, use_delta, is_again).await;
             is_again = true;
-            if made.is_err() {
-                progress.restart();
-            }
-            basis = match made {
+            let error = match made {
                 Ok(report) => return Ok(CreateReport { seconds: started.elapsed().as_secs_f64(), ..report }),
+                Err(error) => error,
+            };
+            basis = match error {
                 // Seen only on the way: begun again without what cannot be relied on.
-                Err(e @ BackupError::UnusableParent { .. }) => {
+                e @ BackupError::UnusableParent { .. } => {
                     use_delta = Ok(());
                     Basis::Full(Some(e.to_string()))
                 }
-                Err(e @ BackupError::WrongDelta { .. }) => {
+                e @ BackupError::WrongDelta { .. } => {
                     use_delta = Err(e.to_string());
                     cancel.or(parent::find(&catalog, options, &source)).await?
                 }
-                Err(BackupError::NoParent { parent, .. }) => {
+                BackupError::NoParent { parent, .. } => {
                     use_delta = Ok(());
                     Basis::Full(Some(format!("parent {parent} was deleted meanwhile")))
                 }
-                Err(e) => return Err(e),
+                e => return Err(e),
             };
+            // What a failure has read stays counted; what is begun again is not counted twice.
+            progress.restart();
         }
     }
 }
