@@ -27,8 +27,8 @@ use workloads::Workloads;
 
 const S3_PORT: u16 = 5000;
 /// What a chart for newer clusters cannot have on an old one.
-const OLD: &str = "Kubernetes before 1.29 is older than the chart allows: it is installed with that check removed, and without \
-     its PodDisruptionBudget";
+const OLD: &str = "Kubernetes before 1.29 is older than the chart allows: it is installed with that check removed, without its \
+     PodDisruptionBudget, and without the fields that are newer than this API";
 
 pub struct Hosts {
     kubectl: Kubectl,
@@ -215,7 +215,12 @@ impl Cluster for Hosts {
         {
             command.env(variable, self.machine.path("helm").join(folder));
         }
-        let output = command.args(arguments).env("KUBECONFIG", self.server.kubeconfig()).output()?;
+        command.args(arguments);
+        if self.old && arguments[0] != "uninstall" {
+            // It leaves out what it does not know, where it is not told to refuse it.
+            command.arg("--disable-openapi-validation");
+        }
+        let output = command.env("KUBECONFIG", self.server.kubeconfig()).output()?;
         said(&format!("helm {}", arguments.join(" ")), output)
     }
 
