@@ -1,6 +1,7 @@
 //! Backups that objects ask for: a real API server, a real volume on a share, a real repository. The test plays the
 //! snapshot controller and its sidecar.
 
+mod account;
 mod crowd;
 mod elsewhere;
 mod ends;
