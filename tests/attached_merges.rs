@@ -47,7 +47,8 @@ impl InUse {
         let mut this = InUse { domain, volume, device, points: Vec::new(), now: vec![0; LENGTH] };
         for (index, blocks) in rounds.iter().enumerate() {
             this.write(blocks.clone(), index as u8 + 1);
-            let point = this.domain.volumes.snapshot(volume, &format!("s{index}")).unwrap();
+            let point =
+                this.domain.volumes.snapshot(volume, &this.domain.name(&format!("s{index}"))).unwrap();
             this.points.push((point, this.now.clone()));
         }
         this
@@ -164,7 +165,7 @@ fn layers_are_merged_while_the_volume_is_written_to(
     // The boundary under the active image stays.
     assert_eq!((used.files(), used.open_files()), (3, 3));
     used.write(1..5, 99);
-    let last = used.domain.volumes.snapshot(used.volume, "last").unwrap();
+    let last = used.domain.volumes.snapshot(used.volume, &used.domain.name("last")).unwrap();
     used.points.push((last, used.now.clone()));
     used.domain.volumes.tidy(used.volume).unwrap();
     assert_eq!((used.files(), used.open_files()), (3, 3));

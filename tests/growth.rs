@@ -83,7 +83,7 @@ fn device_grows(on: On, kind: VolumeKind, with_snapshot: bool, attached: bool) {
     let device = domain.attach(volume, Access::Block);
     write_at(&device, 0, &[1; 4096]);
     write_at(&device, GIB - 4096, &[2; 4096]);
-    let snapshot = with_snapshot.then(|| domain.volumes.snapshot(volume, "s1").unwrap());
+    let snapshot = with_snapshot.then(|| domain.volumes.snapshot(volume, &domain.name("s1")).unwrap());
     if !attached {
         domain.detach(volume);
     }
@@ -173,7 +173,7 @@ fn a_filesystem_smaller_than_its_device_grows_when_it_is_staged(
     std::fs::write(target.join("kept"), "before").unwrap();
     let before = filesystem_size(&target);
     let volume = if copy {
-        let snapshot = domain.volumes.snapshot(volume, "s1").unwrap();
+        let snapshot = domain.volumes.snapshot(volume, &domain.name("s1")).unwrap();
         domain.detach(volume);
         let request = CreateVolume {
             name: domain.name("pvc-copy"),
@@ -228,7 +228,7 @@ fn a_growth_that_was_broken_off_is_finished(#[values(3, 2)] retried: u64) {
     let device = domain.attach(volume, Access::Block);
     write_at(&device, 2 * GIB, &[5; 4096]);
     assert_eq!(domain.volumes.get(volume).unwrap().capacity, GIB);
-    let snapshot = domain.volumes.snapshot(volume, "s1").unwrap();
+    let snapshot = domain.volumes.snapshot(volume, &domain.name("s1")).unwrap();
     assert_eq!((snapshot.size, value_at(&device, 2 * GIB)), (3 * GIB, 5));
     let short = domain.volumes.expand(volume, Some(2 * GIB), Some(2 * GIB));
     assert!(matches!(short, Err(Error::OutOfRange { .. })), "{short:?}");
@@ -272,7 +272,7 @@ fn a_growth_that_was_broken_off_is_taken_back(#[values(false, true)] attached: b
     );
     assert_eq!(depth(), before, "what is refused changes nothing");
     let of_volume = clone("pvc-clone", source(), 3).unwrap();
-    let snapshot = domain.volumes.snapshot(volume, "s1").unwrap();
+    let snapshot = domain.volumes.snapshot(volume, &domain.name("s1")).unwrap();
     assert_eq!(snapshot.size, 3 * GIB);
     let of_snapshot = clone("pvc-restored", VolumeSource::Snapshot(snapshot.handle), 3).unwrap();
     for copy in [of_volume, of_snapshot] {

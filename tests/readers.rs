@@ -266,7 +266,7 @@ fn a_volume_that_is_read_can_be_cut_and_cloned(
     one.detach(volume);
     let device = one.attach(volume, &Access::Block, Purpose::Read).unwrap();
     let first = domain.volumes.snapshot(volume, "s1").unwrap();
-    let second = domain.volumes.snapshot(volume, "s2").unwrap();
+    let second = domain.volumes.snapshot(volume, &domain.name("s2")).unwrap();
     assert!(domain.read_snapshot(&first, LENGTH) == [7; LENGTH]);
     assert!(read_start(&device, LENGTH) == [7; LENGTH]);
     let later = two.attach(volume, &Access::Block, Purpose::Read).unwrap();
@@ -319,7 +319,7 @@ fn nodes_on_two_mounts_have_one_volume(#[values(VolumeKind::Qcow2, VolumeKind::R
         }
     };
     look();
-    let first = two.volumes.snapshot(volume, "s1").unwrap();
+    let first = two.volumes.snapshot(volume, &domain.name("s1")).unwrap();
     write_at(&device, 0, &[8; LENGTH]);
     look();
     let clone = domain.create_from("pvc-clone", kind, Some(VolumeSource::Snapshot(first.handle.clone())));
@@ -334,7 +334,7 @@ fn nodes_on_two_mounts_have_one_volume(#[values(VolumeKind::Qcow2, VolumeKind::R
     two.detach(volume);
 
     let devices = [&one, &two].map(|node| node.attach(volume, &Access::Block, Purpose::Read).unwrap());
-    let second = domain.volumes.snapshot(volume, "s2").unwrap();
+    let second = domain.volumes.snapshot(volume, &domain.name("s2")).unwrap();
     for device in &devices {
         assert!(read_start(device, LENGTH) == [9; LENGTH]);
     }

@@ -5,17 +5,20 @@
 //! does not (a dead FUSE mount), and is found by that tag after a crash. Autoclear is armed later,
 //! once a mount holds the device open, so that it goes with the mount whatever happens to us.
 
+use super::deadline::within;
 use linux_raw_sys::loop_device as sys;
 use rustix::fs::{Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 use rustix::ioctl::{IntegerSetter, NoArg, Setter, Updater, ioctl};
 use sha2::{Digest, Sha256};
 use snafu::{ResultExt, Snafu};
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How a loop device is made.
@@ -109,6 +112,8 @@ pub struct KernelLoops;
 /// Each try loses only to somebody else who got the same free device: losing 64 times in a row
 /// means that the answer of the kernel is wrong, not that we were unlucky.
 const MAX_TRIES: u32 = 64;
+/// A device whose file is there answers at once.
+const ANSWER: Duration = Duration::from_secs(2);
 /// udev probes a device whenever it is closed after writing: that takes milliseconds.
 const RELEASE_WAIT: Duration = Duration::from_secs(5);
 
@@ -146,7 +151,7 @@ fn status(fd: &OwnedFd) -> Result<Option<sys::loop_info64>, Errno> {
 
 /// The devices that may stand on `file`, by what sysfs says. Asking a device itself makes the kernel ask the file under
 /// it, which hangs for as long as that file's filesystem does: so no device is asked that is plainly another's.
-fn candidates(file: &Path) -> Result<Vec<PathBuf>, LoopError> {
+fn candidates(file: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>, LoopError> {
     let mut devices = Vec::new();
     for entry in std::fs::read_dir("/sys/block").context(ListingSnafu)? {
         let name = entry.context(ListingSnafu)?.file_name();
@@ -157,11 +162,38 @@ fn candidates(file: &Path) -> Result<Vec<PathBuf>, LoopError> {
         // No such file: nothing is bound to it.
         let Ok(backing) = std::fs::read(backing) else { continue };
         if may_be(&backing, file) {
-            devices.push(Path::new("/dev").join(&name));
+            devices.push((Path::new("/dev").join(&name), backing));
         }
     }
     devices.sort();
     Ok(devices)
+}
+
+/// Nothing tells whose it is: the mount under it is gone.
+fn lost_its_name(backing: &[u8]) -> bool {
+    Path::new(OsStr::from_bytes(backing.trim_ascii_end())).file_name().is_none()
+}
+
+/// Of a device that may be anybody's. One whose filesystem hangs, such as what is left of a daemon that was killed with its
+/// mounts, would keep every volume of the node waiting: it is nobody's, and asked once at a time.
+fn status_in_time(device: &Path, fd: &OwnedFd) -> Result<Option<sys::loop_info64>, Errno> {
+    static ASKED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+    // One insert or removal: nothing is half done after a panic.
+    let asked = || ASKED.lock().unwrap_or_else(PoisonError::into_inner);
+    let Ok(own) = fd.try_clone() else { return Err(Errno::MFILE) };
+    if !asked().insert(device.to_owned()) {
+        return Err(Errno::TIMEDOUT);
+    }
+    let name = device.to_owned();
+    let answer = within(ANSWER, "a loop device", move || {
+        let answer = status(&own);
+        asked().remove(&name);
+        answer
+    });
+    answer.unwrap_or_else(|_| {
+        tracing::warn!(device = %device.display(), "this loop device does not answer, and is taken for another's");
+        Err(Errno::TIMEDOUT)
+    })
 }
 
 /// Only the last two names are compared: another mount namespace sees another path, and a mount that is gone none.
@@ -201,9 +233,10 @@ impl KernelLoops {
     fn open_by_backing(&self, file: &Path) -> Result<Vec<(PathBuf, OwnedFd)>, LoopError> {
         let wanted = tag(file);
         let mut found = Vec::new();
-        for device in candidates(file)? {
+        for (device, backing) in candidates(file)? {
             let Ok(fd) = open_node(&device, OFlags::RDONLY) else { continue };
-            if let Ok(Some(info)) = status(&fd)
+            let asked = if lost_its_name(&backing) { status_in_time(&device, &fd) } else { status(&fd) };
+            if let Ok(Some(info)) = asked
                 && info.lo_file_name == wanted
             {
                 found.push((device, fd));
