@@ -11,14 +11,15 @@ use rustix::fs::{Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 use rustix::ioctl::{IntegerSetter, NoArg, Setter, Updater, ioctl};
 use sha2::{Digest, Sha256};
-use snafu::{ResultExt, Snafu};
+use snafu::{ResultExt, Snafu, ensure};
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How a loop device is made.
@@ -175,23 +176,32 @@ fn lost_its_name(backing: &[u8]) -> bool {
 }
 
 /// Of a device that may be anybody's. One whose filesystem hangs, such as what is left of a daemon that was killed with its
-/// mounts, would keep every volume of the node waiting: it is nobody's, and asked once at a time.
+/// mounts, would keep every volume of the node waiting: it is taken for another's, and left alone until it has answered
+/// whoever asked it before.
 fn status_in_time(device: &Path, fd: &OwnedFd) -> Result<Option<sys::loop_info64>, Errno> {
-    static ASKED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+    static SILENT: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
     // One insert or removal: nothing is half done after a panic.
-    let asked = || ASKED.lock().unwrap_or_else(PoisonError::into_inner);
-    let Ok(own) = fd.try_clone() else { return Err(Errno::MFILE) };
-    if !asked().insert(device.to_owned()) {
+    let silent = || SILENT.lock().unwrap_or_else(PoisonError::into_inner);
+    if silent().contains(device) {
         return Err(Errno::TIMEDOUT);
     }
-    let name = device.to_owned();
+    let own = fd.try_clone().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::MFILE))?;
+    let (name, answered) = (device.to_owned(), Arc::new(AtomicBool::new(false)));
+    let tell = Arc::clone(&answered);
     let answer = within(ANSWER, "a loop device", move || {
         let answer = status(&own);
-        asked().remove(&name);
+        let mut silent = silent();
+        tell.store(true, Ordering::SeqCst);
+        silent.remove(&name);
         answer
     });
     answer.unwrap_or_else(|_| {
         tracing::warn!(device = %device.display(), "this loop device does not answer, and is taken for another's");
+        let mut silent = silent();
+        // Unless it has answered just now: nobody would take it out again.
+        if !answered.load(Ordering::SeqCst) {
+            silent.insert(device.to_owned());
+        }
         Err(Errno::TIMEDOUT)
     })
 }
@@ -288,19 +298,24 @@ impl LoopDevices for KernelLoops {
     }
 
     fn detach(&self, file: &Path) -> Result<(), LoopError> {
-        for (path, fd) in self.open_by_backing(file)? {
-            // SAFETY: LOOP_CLR_FD takes no argument.
-            match unsafe { ioctl(&fd, NoArg::<{ sys::LOOP_CLR_FD }>::new()) } {
-                // Released by somebody else between the look and the call.
-                Ok(()) | Err(Errno::NXIO) => {}
-                Err(source) => return Err(source).context(KernelSnafu { what: "release", device: path }),
-            }
-        }
         let deadline = Instant::now() + RELEASE_WAIT;
         loop {
-            let Some(left) = self.find_by_backing(file)?.into_iter().next() else { return Ok(()) };
-            if Instant::now() >= deadline {
-                return BusySnafu { device: left.path }.fail();
+            // Told at each look: a device that did not answer the one before was passed over.
+            let left = self.open_by_backing(file)?;
+            let Some((device, _)) = left.first() else { return Ok(()) };
+            ensure!(Instant::now() < deadline, BusySnafu { device });
+            for (path, fd) in &left {
+                // SAFETY: LOOP_CLR_FD takes no argument.
+                match unsafe { ioctl(fd, NoArg::<{ sys::LOOP_CLR_FD }>::new()) } {
+                    // Released by somebody else between the look and the call.
+                    Ok(()) | Err(Errno::NXIO) => {}
+                    Err(source) => return Err(source).context(KernelSnafu { what: "release", device: path }),
+                }
+            }
+            // The device goes when the last one closes it.
+            drop(left);
+            if self.open_by_backing(file)?.is_empty() {
+                return Ok(());
             }
             std::thread::sleep(Duration::from_millis(20));
         }

@@ -100,14 +100,14 @@ impl Volumes {
             Err(Error::VolumeNotFound { .. }) => return Ok(()),
             locked => locked?,
         };
-        // One in a daemon of its own has the active image open, as a pod's daemon would. What runs in the node's own daemon
-        // ends with that.
-        if locked.record.merge.as_ref().is_some_and(|merge| merge.at.is_none()) {
-            locked.stop_merge()?;
-        }
         let meant = |attachment: &Attachment| node.is_none_or(|node| attachment.node == *node);
         let attachments: Vec<Attachment> =
             locked.record.attachments.iter().filter(|a| meant(a)).cloned().collect();
+        // One in a daemon of its own has the active image open, as a pod's daemon would. What runs in the node's own daemon
+        // ends with that.
+        if !attachments.is_empty() && locked.record.merge.as_ref().is_some_and(|merge| merge.at.is_none()) {
+            locked.stop_merge()?;
+        }
         for attachment in &attachments {
             match attachment.role {
                 Role::Writer => locked.let_go(&attachment.node)?,
@@ -136,7 +136,7 @@ impl Locked<'_> {
         let free = ImageLock::write(&active);
         if is_held(&free) {
             let reason = format!("it says that it let go, and {} is open still", active.display());
-            let source = AgentError::Unreachable { reason };
+            let source = AgentError::Failed { reason };
             return Err(Error::NodeUnreachable { volume: self.id(), node: node.clone(), source });
         }
         free.map(drop).context(ImageLockSnafu)
