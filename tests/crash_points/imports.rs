@@ -73,7 +73,7 @@ impl Terminal {
     }
 
     fn active_reads(&self, handle: &str, bytes: &[u8]) {
-        let look = self.share.keep(&self.share.active_chain(volume_of(handle)), self.files.join("look"));
+        let look = self.share.keep(|| self.share.active_chain(volume_of(handle)), self.files.join("look"));
         assert!(read_start(&look.path, bytes.len()) == bytes, "{handle} is not what it was made from");
         std::fs::remove_file(look.path).unwrap();
     }
@@ -186,7 +186,7 @@ fn adopt_again(step: Step, between: impl FnOnce(&Terminal, &str)) {
     terminal.active_reads(handle, &cinder.states[2]);
     for (index, snapshot) in adopted["snapshots"].as_array().unwrap().iter().enumerate() {
         let chain = terminal.share.snapshot_chain(snapshot.as_str().unwrap());
-        let look = terminal.share.keep(&chain, terminal.files.join("look"));
+        let look = terminal.share.keep(|| chain.clone(), terminal.files.join("look"));
         let expected = &cinder.states[index];
         assert!(read_start(&look.path, expected.len()) == *expected, "{snapshot}");
         std::fs::remove_file(look.path).unwrap();

@@ -95,12 +95,15 @@ impl Share {
         self.chain(volume, active)
     }
 
-    /// A copy of what a chain reads back now.
-    /// While a merge copies into a layer, no other program reads that: tried again.
-    pub fn keep(&self, chain: &[ImageRef], to: PathBuf) -> ImageRef {
+    /// A copy of what a chain reads back now. While a merge copies into a layer, no other program reads that; after it,
+    /// the record names other files: the chain is asked for again.
+    pub fn keep(&self, chain: impl Fn() -> Vec<ImageRef>, to: PathBuf) -> ImageRef {
         let deadline = Instant::now() + LIMIT;
-        while let Err(error) = self.img.convert(chain, &to, Format::Raw, LIMIT) {
-            assert!(error.to_string().contains("\" lock") && Instant::now() < deadline, "{error}");
+        loop {
+            let read = chain();
+            let Err(error) = self.img.convert(&read, &to, Format::Raw, LIMIT) else { break };
+            let merged = error.to_string().contains("\" lock") || chain() != read;
+            assert!(merged && Instant::now() < deadline, "{error}");
             std::thread::sleep(Duration::from_millis(50));
         }
         ImageRef { path: to, format: Format::Raw }

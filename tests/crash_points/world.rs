@@ -212,7 +212,7 @@ impl World {
     pub fn keep(&mut self, snapshot: &Snapshot) -> ImageRef {
         let handle = snapshot.snapshot_id.clone();
         let to = self.dir.path().join(format!("kept-{}", snapshot_of(&handle)));
-        let kept = self.share.keep(&self.share.snapshot_chain(&handle), to);
+        let kept = self.share.keep(|| self.share.snapshot_chain(&handle), to);
         self.points.push(Point { handle, kept: kept.clone() });
         kept
     }
@@ -256,7 +256,7 @@ impl World {
         let volume = disk.volume();
         self.until_tidy(volume);
         let to = self.dir.path().join(format!("look-{volume}"));
-        let look = self.share.keep(&self.share.active_chain(volume), to);
+        let look = self.share.keep(|| self.share.active_chain(volume), to);
         assert!(read_start(&look.path, LENGTH) == disk.now, "the volume is not what was acknowledged");
         std::fs::remove_file(look.path).unwrap();
         self.share.folder_agrees(volume);
