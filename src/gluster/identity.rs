@@ -16,9 +16,8 @@ pub const STRATA_DIR: &str = ".strata";
 const FOLDERS: &[&str] = &[STRATA_DIR, "volumes", "locks", "nodes"];
 const SCHEMA: u32 = 1;
 
-/// `.strata/share.json`: written once, by whichever node came first.
+/// `.strata/share.json`: written once, by whichever node came first. What a newer version added to it is passed over.
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Identity {
     schema: u32,
     key: ShareKey,
@@ -191,6 +190,17 @@ mod tests {
             let mode = fs::metadata(dir.path().join(name)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o700, "{name}");
         }
+    }
+
+    /// A node that is not upgraded yet, or rolled back, keeps its shares.
+    #[test]
+    fn an_identity_that_a_newer_version_wrote_more_into_is_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = establish(dir.path()).unwrap();
+        let path = dir.path().join(".strata/share.json");
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, text.replace("\"schema\"", "\"later\": {\"x\": [1]},\n  \"schema\"")).unwrap();
+        assert_eq!(establish(dir.path()).unwrap(), key);
     }
 
     #[test]

@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-/// A volume on this node, written before the first effect and removed after the last is undone.
+/// A volume on this node, written before the first effect and removed after the last is undone. What a newer version added
+/// is passed over, and lost with the next change: a node that went back lets go of its volumes all the same.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct Local {
     /// The layout of this file.
     pub(super) schema: u32,
@@ -116,4 +116,30 @@ impl LocalStore {
 /// Whether a path is absolute and has no `..`, as everything that becomes a mount point must be.
 pub(super) fn plain_absolute(path: &Path) -> bool {
     path.is_absolute() && path.components().all(|part| part != std::path::Component::ParentDir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    /// What NodeUnstage of a version that was rolled back to finds.
+    #[test]
+    fn a_note_that_a_newer_version_wrote_more_into_is_read_and_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = LocalStore::new(dir.path().to_owned());
+        let handle: VolumeHandle = format!("s1/{}", uuid::Uuid::nil()).parse().unwrap();
+        let newer = json!({
+            "schema": 1, "handle": handle.to_string(), "folder": "/share/volumes/x", "epoch": 1,
+            "staging_path": "/staging", "filesystem": "ext4", "daemon_instance": null, "device": null,
+            "staged": true, "freezing": false, "targets": ["/pod"], "later": {"x": [1]},
+        });
+        std::fs::create_dir_all(store.work_dir(&handle)).unwrap();
+        std::fs::write(store.file(&handle), newer.to_string()).unwrap();
+        let read = store.load(&handle).unwrap().unwrap();
+        assert_eq!((read.staging_path.as_path(), read.targets.len()), (Path::new("/staging"), 1));
+        store.save(&read).unwrap();
+        let written: Value = serde_json::from_slice(&std::fs::read(store.file(&handle)).unwrap()).unwrap();
+        assert_eq!((&written["epoch"], written.get("later")), (&json!(1), None));
+    }
 }

@@ -12,9 +12,8 @@ use std::time::Duration;
 /// Three heartbeats, which come every 30 s.
 pub const SILENT_AFTER: Duration = Duration::from_secs(90);
 
-/// A node as it registered itself.
+/// A node as it registered itself. Of nodes of a newer version the rest is passed over: an upgrade goes from node to node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct NodeRecord {
     /// The layout of this file.
     pub schema: u32,
@@ -104,4 +103,22 @@ pub(super) fn ids(layout: &Layout) -> Result<Vec<NodeId>, Error> {
     }
     ids.sort();
     Ok(ids)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A controller that is not upgraded yet reaches the nodes that are.
+    #[test]
+    fn a_registration_that_a_newer_version_wrote_more_into_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path());
+        let node = NodeRecord::now("n1".parse().unwrap(), "https://n1:9000".to_owned());
+        std::fs::create_dir(layout.nodes()).unwrap();
+        let mut newer = serde_json::to_value(&node).unwrap();
+        newer["later"] = serde_json::json!({"x": [1]});
+        std::fs::write(layout.node(&node.node), newer.to_string()).unwrap();
+        assert_eq!(get(&layout, &node.node).unwrap(), node);
+    }
 }

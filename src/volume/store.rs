@@ -7,6 +7,7 @@ use super::id::{NodeId, VolumeId};
 use super::info_table;
 use super::lock::{Mode, ShareLock};
 use super::record::{self, Record};
+use super::salvage::is_of_another_version;
 use super::steps::{Step, reached};
 use super::volumes::Volumes;
 use crate::host::fsio;
@@ -46,7 +47,11 @@ impl Volumes {
             self.is_there()?;
             return Ok(None);
         };
-        let damaged = |reason| DamagedRecordSnafu { volume: id, reason }.build();
+        let damaged = |reason| {
+            let newer = || format!("a newer version of strata wrote it, so use that one ({reason})");
+            let reason = if is_of_another_version(&bytes) { newer() } else { reason };
+            DamagedRecordSnafu { volume: id, reason }.build()
+        };
         let record = record::decode(&bytes).map_err(damaged)?;
         ensure!(
             record.id == id,

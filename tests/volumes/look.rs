@@ -158,3 +158,18 @@ fn who_has_an_image_open_is_compared_with_the_record() {
     }
     assert!(report().pending[0].contains("image lock no more"), "{:?}", report());
 }
+
+/// After a rollback: what this version does not know is neither passed over nor repaired away.
+#[test]
+fn a_record_of_a_newer_version_is_refused_and_not_rebuilt() {
+    let domain = Domain::new();
+    let volume = domain.create("pvc-newer", VolumeKind::RawSparse);
+    let path = domain.volumes.layout().record(volume);
+    let newer = std::fs::read_to_string(&path).unwrap().replace("\"schema\": 1", "\"schema\": 2");
+    std::fs::write(&path, &newer).unwrap();
+    for refused in [domain.volumes.get(volume).map(drop), domain.volumes.repair(volume, None).map(drop)] {
+        let error = refused.unwrap_err().to_string();
+        assert!(error.contains("a newer version of strata wrote it"), "{error}");
+    }
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), newer);
+}
