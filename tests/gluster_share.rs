@@ -4,6 +4,7 @@ mod support;
 
 use rustix::process::{Pid, Signal};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -196,10 +197,17 @@ fn a_volume_with_unsafe_options_is_refused_until_they_are_mended() {
 
 /// `strata data` as a container runs it.
 fn data_plane(dir: &Path) -> Child {
+    data_plane_that(dir, true, &[])
+}
+
+fn data_plane_that(dir: &Path, drains: bool, environment: &[(&str, &str)]) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_strata"));
     command.arg("data").arg("--dir").arg(dir).arg("--socket").arg(dir.join("data.sock"));
-    command.arg("--qemu-storage-daemon").arg(support::qemu_storage_daemon()).args(["--drain", "5"]);
-    command.stdin(Stdio::null()).spawn().unwrap()
+    command.arg("--qemu-storage-daemon").arg(support::qemu_storage_daemon());
+    if drains {
+        command.args(["--drain", "5"]);
+    }
+    command.envs(environment.iter().copied()).stdin(Stdio::null()).spawn().unwrap()
 }
 
 fn eventually(what: &str, mut look: impl FnMut() -> bool) {
@@ -238,6 +246,66 @@ fn a_data_plane_that_drains_leaves_no_mount_behind() {
     assert_eq!(mounts_under(dir.path()), 1);
     ends_well(next);
     assert_eq!(mounts_under(dir.path()), 0);
+}
+
+/// How many processes of GlusterFS's serve a mount below `dir`, or are about to.
+fn clients_below(dir: &Path) -> usize {
+    let serves = |words: &Vec<String>| {
+        words.first().is_some_and(|program| program.ends_with("glusterfs"))
+            && words.last().is_some_and(|at| Path::new(at).starts_with(dir))
+    };
+    let processes = procfs::process::all_processes().unwrap().flatten();
+    processes.filter_map(|process| process.cmdline().ok()).filter(serves).count()
+}
+
+/// It takes up again what it had: nobody waits for that.
+#[test]
+fn a_data_plane_that_drains_while_it_mounts_leaves_no_mount_behind() {
+    let (source, dir) = (support::gluster_share(), support::scratch());
+    let list = serde_json::json!({"schema": 1, "shares": [{"source": source.to_string(), "options": []}]});
+    fs::write(dir.path().join("shares.json"), list.to_string()).unwrap();
+    let data = data_plane(dir.path());
+    eventually("it mounts", || clients_below(dir.path()) > 0);
+    ends_well(data);
+    assert_eq!(mounts_under(dir.path()), 0);
+    eventually("no client is left", || clients_below(dir.path()) == 0);
+}
+
+/// What mount(8) becomes when servers are silent: it hangs, and its client is a daemon already, which would mount later.
+const HANGS: &str = r#"#!/bin/bash
+echo $$ > "$0.pid"
+[ -p "$0.never" ] || mkfifo "$0.never"
+setsid "${0%/*}/glusterfs" -c 'exec 3<>"$0"; read -u 3' "$0.never" "${@: -1}" &
+exec sleep 600
+"#;
+
+#[test]
+fn a_mount_that_hangs_ends_with_the_data_plane() {
+    let dir = support::scratch();
+    let programs = dir.path().join("bin");
+    let mount = programs.join("mount");
+    fs::create_dir(&programs).unwrap();
+    fs::write(&mount, HANGS).unwrap();
+    fs::set_permissions(&mount, fs::Permissions::from_mode(0o755)).unwrap();
+    std::os::unix::fs::symlink("/bin/bash", programs.join("glusterfs")).unwrap();
+    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+    for drains in [true, false] {
+        let data = data_plane_that(dir.path(), drains, &[("PATH", &path)]);
+        let socket = dir.path().join("data.sock");
+        eventually("the data plane serves", || UnixStream::connect(&socket).is_ok());
+        let mounting = std::thread::spawn(move || {
+            let source = Source::Gluster { host: "silent.example".into(), volume: "images".into() };
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            runtime.block_on(async { DataClient::new(&socket).unwrap().mount_share(&source, &[]).await })
+        });
+        eventually("it mounts", || clients_below(dir.path()) > 0);
+        let pid = fs::read_to_string(programs.join("mount.pid")).unwrap();
+        ends_well(data);
+        let error = mounting.join().unwrap().unwrap_err().to_string();
+        assert!(error.contains("mount was stopped"), "{error}");
+        assert_eq!(clients_below(dir.path()), 0);
+        assert!(!Path::new("/proc").join(pid.trim()).exists(), "mount(8) goes on");
+    }
 }
 
 /// Where the servers have not one byte left, a volume can still be deleted, and so makes room. GlusterFS itself takes writes

@@ -1,6 +1,7 @@
 //! The data plane: share mounts and storage daemons that outlive an upgrade of the driver.
 
 mod client;
+mod ending;
 mod process;
 mod server;
 mod shares;

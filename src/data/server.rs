@@ -59,9 +59,10 @@ fn shares_status(error: &SharesError) -> Status {
         SharesError::Option { .. } => Status::invalid_argument(message),
         SharesError::Busy { .. } => Status::aborted(message),
         SharesError::InUse { .. } => Status::failed_precondition(message),
-        SharesError::Open { .. } | SharesError::Silent { .. } | SharesError::List { .. } => {
-            Status::unavailable(message)
-        }
+        SharesError::Open { .. }
+        | SharesError::Silent { .. }
+        | SharesError::List { .. }
+        | SharesError::Ending { .. } => Status::unavailable(message),
     }
 }
 
@@ -193,13 +194,11 @@ impl Data for DataService {
                     let message = format!("storage daemon {} runs: unstage its volume first", daemon.name);
                     return Err(Status::failed_precondition(message));
                 }
-                for share in service.shares.list() {
-                    if !unmount {
-                        let message = format!("share {} is mounted", share.source);
-                        return Err(Status::failed_precondition(message));
-                    }
-                    service.shares.unmount(&share.key).map_err(|error| shares_status(&error))?;
+                if let Some(share) = service.shares.list().first().filter(|_| !unmount) {
+                    let message = format!("share {} is mounted", share.source);
+                    return Err(Status::failed_precondition(message));
                 }
+                service.shares.unmount_all().map_err(|error| shares_status(&error))?;
                 Ok(ShutdownResponse {})
             })
             .await?;

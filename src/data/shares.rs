@@ -11,20 +11,17 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long a caller waits for another one that is busy with the same source: a mount, its preflight and
 /// its test take that long at most.
-const TURN: Duration = Duration::from_secs(150);
+pub(super) const TURN: Duration = Duration::from_secs(150);
 /// A live share answers in milliseconds; while its servers fail over, after some ping timeouts.
 const ALIVE: Duration = Duration::from_secs(20);
 
-/// Between looks at whether a share is still used.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
-
 /// Why a share was not mounted or unmounted.
 #[derive(Debug, Snafu)]
+#[snafu(visibility(pub(super)))]
 pub enum SharesError {
     /// Not usable.
     #[snafu(display("{source}"))]
@@ -43,6 +40,12 @@ pub enum SharesError {
     Option {
         /// Cause.
         source: gluster::InvalidOption,
+    },
+    /// Nothing new is mounted any more.
+    #[snafu(display("share {share} is not mounted now: the data plane of this node ends"))]
+    Ending {
+        /// Which.
+        share: Source,
     },
     /// Another caller mounts or unmounts it.
     #[snafu(display("share {share} is being mounted or unmounted by another call; ask again"))]
@@ -81,10 +84,10 @@ struct List {
 }
 
 #[derive(Default)]
-struct State {
+pub(super) struct State {
     open: BTreeMap<String, (Share, Vec<String>)>,
     options: BTreeMap<String, Vec<String>>,
-    busy: Vec<String>,
+    pub(super) busy: Vec<String>,
     /// Shares at which a look is under way, perhaps for ever: one thread each, however often they are asked for.
     looks: BTreeMap<String, Arc<AtomicBool>>,
 }
@@ -93,7 +96,9 @@ struct State {
 pub struct MountedShares {
     dir: PathBuf,
     state: Mutex<State>,
-    turns: Condvar,
+    pub(super) turns: Condvar,
+    /// Nothing new is mounted any more.
+    pub(super) ending: AtomicBool,
 }
 
 /// The right to work on one source; gives itself back.
@@ -112,10 +117,16 @@ impl Drop for Turn<'_> {
 impl MountedShares {
     /// Mounts go below `dir`, and so does the list.
     pub fn new(dir: &Path) -> Self {
-        MountedShares { dir: dir.to_owned(), state: Mutex::default(), turns: Condvar::new() }
+        let ending = AtomicBool::new(false);
+        MountedShares { dir: dir.to_owned(), state: Mutex::default(), turns: Condvar::new(), ending }
     }
 
-    fn locked(&self) -> MutexGuard<'_, State> {
+    /// Where they are mounted.
+    pub(super) fn mounts(&self) -> PathBuf {
+        self.dir.join("mnt")
+    }
+
+    pub(super) fn locked(&self) -> MutexGuard<'_, State> {
         // Every change of the state is one insert or remove: a panic elsewhere leaves nothing half done.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -158,7 +169,7 @@ impl MountedShares {
             .collect::<Result<Vec<MountOption>, _>>()
             .context(OptionSnafu)?;
         let turn = self.turn(source)?;
-        let mounts = self.dir.join("mnt");
+        let mounts = self.mounts();
         let known = self.locked().open.get(&turn.source).cloned();
         let looked = match &known {
             Some((share, _)) => self.look(&turn.source, identity_of(share)),
@@ -171,7 +182,10 @@ impl MountedShares {
         {
             return Ok((share, warnings));
         }
-        let (share, findings) = gluster::open(source, &parsed, &mounts).context(OpenSnafu)?;
+        let wanted = || !self.ending.load(Ordering::SeqCst);
+        ensure!(wanted(), EndingSnafu { share: source.clone() });
+        let opened = gluster::open_while(source, &parsed, &mounts, &wanted);
+        let (share, findings) = opened.context(OpenSnafu)?;
         let warnings: Vec<String> = findings.iter().map(ToString::to_string).collect();
         for warning in &warnings {
             tracing::warn!(share = %source, "{warning}");
@@ -202,21 +216,6 @@ impl MountedShares {
         Ok(())
     }
 
-    /// Unmounts what nobody uses, or stops using within `patience`, for a data plane with which the mounts' own processes
-    /// end: a dead mount would stay. The shares are still wanted, and come back with the next data plane.
-    pub fn let_go(&self, patience: Duration) {
-        let end = Instant::now() + patience;
-        for share in self.list() {
-            while let Err(error) = gluster::close(&share) {
-                if Instant::now() >= end {
-                    tracing::warn!(share = %share.source, %error, "a share stays mounted, and is dead from now on");
-                    break;
-                }
-                thread::sleep(LOOK_AGAIN);
-            }
-        }
-    }
-
     /// The shares that are mounted.
     pub fn list(&self) -> Vec<Share> {
         self.locked().open.values().map(|(share, _)| share.clone()).collect()
@@ -233,6 +232,9 @@ impl MountedShares {
             }
         };
         for Wanted { source, options } in wanted {
+            if self.ending.load(Ordering::SeqCst) {
+                return;
+            }
             let mounted = source
                 .parse::<Source>()
                 .map_err(|error| error.to_string())

@@ -58,3 +58,20 @@ fn a_share_that_is_gone_does_not_stop_the_next() {
     successor.adopt();
     assert_eq!(successor.list().len(), 1);
 }
+
+/// A teardown that is refused changes nothing; after one that is not, nothing comes back.
+#[test]
+fn once_all_shares_are_unmounted_none_is_mounted_again() {
+    let (dir, images) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let others = tempfile::tempdir().unwrap();
+    let shares = MountedShares::new(dir.path());
+    let (share, _) = shares.mount(&Source::Dir(images.path().to_owned()), &[]).unwrap();
+    let image = fs::File::create(share.root.join("image")).unwrap();
+    assert!(matches!(shares.unmount_all(), Err(SharesError::InUse { .. })));
+    let other = Source::Dir(others.path().to_owned());
+    shares.mount(&other, &[]).unwrap();
+    drop(image);
+    shares.unmount_all().unwrap();
+    assert!(shares.list().is_empty());
+    assert!(matches!(shares.mount(&other, &[]), Err(SharesError::Ending { .. })));
+}

@@ -74,7 +74,7 @@ pub fn check(source: &Source, options: &[MountOption], mount_dir: &Path) -> Resu
         Source::Dir(path) => check_dir(source, path)?,
         Source::Gluster { host, volume } => {
             let place = Place::prepare(source, mount_dir).context(MountDirSnafu { share: source.clone() })?;
-            let volume = Volume { host, path: volume, options, log: &place.log };
+            let volume = Volume { host, path: volume, options, log: &place.log, wanted: &|| true };
             check_gluster(source, &volume, &place)?
         }
     };

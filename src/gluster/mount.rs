@@ -7,6 +7,7 @@ use crate::host::fsio::FsError;
 use procfs::process::Process;
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount as detach};
+use rustix::process::{Pid, Signal, kill_process};
 use snafu::{ResultExt, Snafu, ensure};
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -102,6 +103,9 @@ pub(super) enum Mounted {
     Before,
 }
 
+/// Whether a mount that is under way is still wanted.
+pub type StillWanted<'a> = &'a dyn Fn() -> bool;
+
 /// A volume to be mounted.
 pub(super) struct Volume<'a> {
     pub host: &'a str,
@@ -110,6 +114,7 @@ pub(super) struct Volume<'a> {
     pub options: &'a [MountOption],
     /// GlusterFS's own log of this mount.
     pub log: &'a Path,
+    pub wanted: StillWanted<'a>,
 }
 
 impl Volume<'_> {
@@ -146,8 +151,10 @@ impl Volume<'_> {
             if self.options.iter().any(MountOption::is_log_level) { "" } else { ",log-level=WARNING" }
         );
         command.args(["-t", "glusterfs", "-o", &words, &what]).arg(at);
-        if let Err(source) = exec::run_ok(command, MOUNT_LIMIT) {
-            // The client may have become a daemon before mount(8) was killed.
+        let run = exec::run_watched(command, MOUNT_LIMIT, &mut |_| (self.wanted)());
+        if let Err(source) = run.and_then(|output| exec::succeeded("mount", &output)) {
+            // The client may have become a daemon before mount(8) was killed, and would mount later.
+            end_clients(at);
             let _ = lazily_unmount(at);
             return Err(source).context(MountSnafu { what, at, log: last_errors(self.log, log_before) });
         }
@@ -201,23 +208,32 @@ fn answers(what: &str, at: &Path) -> Result<bool, MountError> {
         .context(SilentSnafu { what })?;
     match looked {
         Err(error) if error.kind() == io::ErrorKind::NotConnected => {
-            ensure!(!has_client(at)?, AwaySnafu { what });
+            ensure!(clients(at)?.next().is_none(), AwaySnafu { what });
             Ok(false)
         }
         _ => Ok(true),
     }
 }
 
-/// Whether the process that serves a mount point is there: it names it last on its command line.
-fn has_client(at: &Path) -> Result<bool, MountError> {
-    let serves = |words: Vec<String>| {
+/// The processes that serve a mount point: they name it last on their command line.
+fn clients(at: &Path) -> Result<impl Iterator<Item = Process>, MountError> {
+    let serves = move |words: Vec<String>| {
         let program = words.first().and_then(|word| Path::new(word).file_name());
         program.is_some_and(|name| name == "glusterfs")
             && words.last().is_some_and(|last| Path::new(last) == at)
     };
-    let mut processes = procfs::process::all_processes().context(ListSnafu)?;
     // One that ends meanwhile is none.
-    Ok(processes.any(|process| process.and_then(|process| process.cmdline()).is_ok_and(serves)))
+    let processes = procfs::process::all_processes().context(ListSnafu)?.flatten();
+    Ok(processes.filter(move |process| process.cmdline().is_ok_and(serves)))
+}
+
+/// Of a mount that came to nothing.
+fn end_clients(at: &Path) {
+    let found = clients(at).map(Iterator::collect::<Vec<_>>).unwrap_or_default();
+    for pid in found.iter().filter_map(|client| Pid::from_raw(client.pid)) {
+        // Gone already is as good.
+        let _ = kill_process(pid, Signal::KILL);
+    }
 }
 
 /// The last errors of a log since that offset.
@@ -260,7 +276,8 @@ mod tests {
 
     #[test]
     fn another_filesystem_in_its_place_is_named() {
-        let volume = Volume { host: "h", path: "v", options: &[], log: Path::new("/nowhere") };
+        let volume =
+            Volume { host: "h", path: "v", options: &[], log: Path::new("/nowhere"), wanted: &|| true };
         let error = volume.mount(Path::new("/proc")).unwrap_err().to_string();
         assert!(error.contains("proc") && error.contains("h:/v"), "{error}");
     }

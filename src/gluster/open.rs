@@ -2,9 +2,9 @@
 
 use super::coherence::{self, CoherenceError};
 use super::identity::{self, IdentityError, STRATA_DIR};
-use super::mount::{self, MountError, Mounted, Volume};
+use super::mount::{self, MountError, Mounted, StillWanted, Volume};
 use super::options::MountOption;
-use super::place::Place;
+use super::place::{Place, mount_point, second};
 use super::preflight::{Finding, Severity, preflight};
 use super::volfile::VolfileError;
 use super::{Share, ShareKey, Source};
@@ -98,11 +98,21 @@ pub fn open(
     options: &[MountOption],
     mount_dir: &Path,
 ) -> Result<(Share, Vec<Finding>), ShareError> {
+    open_while(source, options, mount_dir, &|| true)
+}
+
+/// As [`open`]. Once it is not wanted any more, nothing new is mounted, and what is being mounted is given up.
+pub fn open_while(
+    source: &Source,
+    options: &[MountOption],
+    mount_dir: &Path,
+    wanted: StillWanted<'_>,
+) -> Result<(Share, Vec<Finding>), ShareError> {
     match source {
         Source::Dir(path) => open_dir(source, path),
         Source::Gluster { host, volume } => {
             let place = Place::prepare(source, mount_dir).context(MountDirSnafu { share: source.clone() })?;
-            let volume = Volume { host, path: volume, options, log: &place.log };
+            let volume = Volume { host, path: volume, options, log: &place.log, wanted };
             open_gluster(source, &volume, &place)
         }
     }
@@ -115,6 +125,15 @@ pub fn close(share: &Share) -> Result<(), ShareError> {
         source @ Source::Gluster { .. } => {
             mount::unmount(&share.root).context(MountingSnafu { share: source.clone() })
         }
+    }
+}
+
+/// Breaks off whatever hangs at the mounts of a share on this node, which nobody uses any more.
+pub fn abandon(source: &Source, mount_dir: &Path) {
+    if let Source::Gluster { .. } = source {
+        let root = mount_point(source, mount_dir);
+        mount::abandon(&second(&root));
+        mount::abandon(&root);
     }
 }
 

@@ -42,7 +42,8 @@ impl Place {
             .map_err(std::io::Error::from)
             .map_err(failed("lock", &lock))?;
         let log = dir.join(format!("{name}.log"));
-        Ok(Place { second: dir.join(format!("{name}.second")), root: dir.join(name), log, _turn: turn })
+        let root = dir.join(name);
+        Ok(Place { second: second(&root), root, log, _turn: turn })
     }
 }
 
@@ -52,6 +53,11 @@ pub fn mount_point(source: &Source, mount_dir: &Path) -> PathBuf {
         Source::Dir(path) => path.clone(),
         Source::Gluster { .. } => mount_dir.join(folder_name(source)),
     }
+}
+
+/// Where a source that is mounted there is mounted once more for a while.
+pub(super) fn second(root: &Path) -> PathBuf {
+    root.with_added_extension("second")
 }
 
 /// Readable, and different for sources that differ.

@@ -105,11 +105,7 @@ impl BackupServeArgs {
             let shares = Arc::new(Shares::new(specs, Arc::new(DataShares::new(data)), tools));
             tell_shares(&metrics, &shares);
             look_after(Arc::clone(&shares), self.shares.file(), |_| ()).await;
-            let stop = async {
-                if let Err(error) = stop_signal().await {
-                    tracing::error!(%error, "stopping");
-                }
-            };
+            let stop = stop_signal()?;
             let parts = Parts { client, shares, settings, lease, clock: Arc::new(SystemClock), metrics };
             kube::serve(parts, stop).await.context("backups")
         });

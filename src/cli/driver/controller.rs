@@ -98,12 +98,7 @@ impl ControllerArgs {
                     ControllerService::new(shares, tidy, restores).counting(Calls::new(&metrics)),
                 ));
             tracing::info!(socket = %self.socket.display(), "controller serves");
-            let stop = async {
-                if let Err(error) = stop_signal().await {
-                    tracing::error!(%error, "stopping");
-                }
-            };
-            serve(router, listener, stop).await
+            serve(router, listener, stop_signal()?).await
         });
         // Background work that is cut off is journaled, and taken up by the next controller.
         runtime.shutdown_timeout(super::STOP_LIMIT);

@@ -82,11 +82,18 @@ async fn end_all(daemons: &Arc<LocalDaemons>, left: Vec<Daemon>) -> Result<()> {
     Ok(())
 }
 
-/// Unmounts the shares, within bounds: their servers may be away.
-async fn let_go(shares: Arc<MountedShares>) {
+/// Leaves no mount half done, and with `unmount` none at all, within bounds: their servers may be away.
+async fn let_go(shares: Arc<MountedShares>, unmount: bool) {
     const PATIENCE: Duration = Duration::from_secs(10);
-    let unmounting = tokio::task::spawn_blocking(move || shares.let_go(PATIENCE));
-    if tokio::time::timeout(PATIENCE * 2, unmounting).await.is_err() {
+    let ending = tokio::task::spawn_blocking(move || match unmount {
+        true => shares.let_go(PATIENCE),
+        false => {
+            for source in shares.settle(PATIENCE) {
+                tracing::warn!(share = %source, "it is still being mounted");
+            }
+        }
+    });
+    if tokio::time::timeout(PATIENCE * 2, ending).await.is_err() {
         tracing::warn!("a share that gives no answer stays mounted");
     }
 }
@@ -127,6 +134,8 @@ impl DataArgs {
         }
         let runtime = runtime()?;
         let served = runtime.block_on(async {
+            // Before the first mount.
+            let told = stop_signal()?;
             let metrics = self.metrics.start("data").await?;
             tell_daemons(&metrics, &daemons);
             let adopting = Arc::clone(&shares);
@@ -136,12 +145,11 @@ impl DataArgs {
             let service = DataService::new(Arc::clone(&shares), Arc::clone(&daemons), Arc::clone(&asked));
             let router = Server::builder().trace_fn(span_of).add_service(DataServer::new(service));
             tracing::info!(socket = %self.socket.display(), "data plane serves");
+            let ending = Arc::clone(&shares);
             let stop = async {
                 tokio::select! {
-                    result = stop_signal() => {
-                        if let Err(error) = result {
-                            tracing::error!(%error, "stopping");
-                        }
+                    () = told => {
+                        ending.mount_no_more();
                         if let Some(seconds) = self.drain
                             && let Err(error) = drain(daemons, Duration::from_secs(seconds.into())).await
                         {
@@ -152,10 +160,7 @@ impl DataArgs {
                 }
             };
             let served = serve(router, listener, stop).await;
-            // Once nobody can ask for a mount any more.
-            if self.drain.is_some() {
-                let_go(shares).await;
-            }
+            let_go(shares, self.drain.is_some()).await;
             served
         });
         runtime.shutdown_timeout(super::STOP_LIMIT);

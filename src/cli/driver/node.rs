@@ -108,13 +108,12 @@ impl NodeArgs {
                 )))
                 .add_service(NodeServer::new(NodeService::new(parts).counting(Calls::new(&metrics))));
             tracing::info!(socket = %self.socket.display(), node = %self.node_id, "node serves");
-            let stop_on_signal = async {
-                if let Err(error) = stop_signal().await {
-                    tracing::error!(%error, "stopping");
-                }
+            let stop = stop_signal()?;
+            let stop_both = async {
+                stop.await;
                 agent_stop.send_replace(true);
             };
-            serve(router, listener, stop_on_signal).await?;
+            serve(router, listener, stop_both).await?;
             agent_server.await.context("the agent's server broke off")?
         });
         runtime.shutdown_timeout(super::STOP_LIMIT);

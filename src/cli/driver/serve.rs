@@ -29,15 +29,16 @@ pub fn runtime() -> Result<Runtime> {
         .context("the async runtime could not be started")
 }
 
-/// Waits for SIGTERM or SIGINT.
-pub async fn stop_signal() -> Result<()> {
+/// Listens for SIGTERM and SIGINT from now on, and waits for one of them. Within an async runtime.
+pub fn stop_signal() -> Result<impl Future<Output = ()>> {
     let mut term = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut int = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    tokio::select! {
-        _ = term.recv() => tracing::info!("SIGTERM"),
-        _ = int.recv() => tracing::info!("SIGINT"),
-    }
-    Ok(())
+    Ok(async move {
+        tokio::select! {
+            _ = term.recv() => tracing::info!("SIGTERM"),
+            _ = int.recv() => tracing::info!("SIGINT"),
+        }
+    })
 }
 
 /// Serves a unix socket until `stop`, then lets the calls that are under way end.

@@ -100,11 +100,11 @@ impl StandaloneArgs {
     }
 
     async fn serve(&self, layout: &Layout, mut children: Children) -> Result<()> {
-        let stop = stop_signal();
+        let stop = stop_signal()?;
         tokio::pin!(stop);
         let started = tokio::select! {
             started = children.start() => Some(started),
-            stopped = &mut stop => { stopped?; None }
+            () = &mut stop => None,
         };
         match started {
             Some(Ok(())) => {}
@@ -128,7 +128,7 @@ impl StandaloneArgs {
         writeln!(stdout, "ready: {}", layout.csi_socket().display()).context("cannot write to stdout")?;
         stdout.flush().context("cannot write to stdout")?;
         let outcome = tokio::select! {
-            stopped = &mut stop => stopped,
+            () = &mut stop => Ok(()),
             died = children.supervise(!self.no_restart) => died,
         };
         stopping.send_replace(true);
