@@ -9,6 +9,7 @@ mod error;
 mod events;
 mod figures;
 mod import;
+mod job;
 mod lease;
 pub mod names;
 mod pages;

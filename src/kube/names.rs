@@ -1,5 +1,6 @@
 //! Labels, annotations and names that objects are found by.
 
+use ::kube::{Resource, ResourceExt};
 use uuid::Uuid;
 
 /// On a VolumeSnapshot, or in its class's parameters: the BackupRepository; [`NO_REPOSITORY`] opts out.
@@ -27,6 +28,12 @@ pub const FINALIZER: &str = "strata.dev/backup-data";
 const NAMESPACE: Uuid = Uuid::from_u128(0x1f6a_7c3e_92d4_4b0e_8a55_c0de_5a7a_0001);
 /// A Kubernetes name has at most 253 characters.
 const LONGEST: usize = 200;
+
+/// An object as lines of the log, and owners of pins, have it: its kind and name.
+pub(super) fn named<K: Resource<DynamicType = ()>>(object: &K) -> String {
+    let namespace = object.namespace().map(|namespace| format!("{namespace}/")).unwrap_or_default();
+    format!("{} {namespace}{}", K::kind(&()), object.name_any())
+}
 
 /// A name that is the same for the same snapshot, however often it is asked for.
 pub fn backup_name(snapshot: &str, uid: &str) -> String {

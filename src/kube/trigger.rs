@@ -5,6 +5,7 @@ use super::crd::backup::{SnapshotRef, VolumeBackup, VolumeBackupSpec};
 use super::crd::schedule::BackupSchedule;
 use super::crd::snapshot::{VolumeSnapshot, VolumeSnapshotClass, VolumeSnapshotContent};
 use super::error::{ApiSnafu, Error, IncompleteSnafu, has_code, said};
+use super::job::as_job;
 use super::names::{self, BACKUP, CLAIM, NO_REPOSITORY, REPOSITORY, SCHEDULE, SCHEDULED_AT};
 use crate::volume::SnapshotHandle;
 use ::kube::api::{Patch, PatchParams, PostParams};
@@ -29,19 +30,25 @@ pub async fn reconcile(snapshot: Arc<VolumeSnapshot>, trigger: Arc<WithClasses>)
     let context = &trigger.context;
     let class = snapshot.spec.volume_snapshot_class_name.as_deref();
     let class = class.and_then(|class| trigger.classes.get(&ObjectRef::new(class)));
-    let Some(repository) = wanted(&snapshot, class.as_deref()) else { return Ok(Action::await_change()) };
-    if !is_ours(&context.client, &snapshot, &context.settings.driver).await? {
+    match wanted(&snapshot, class.as_deref()) {
+        Some(repository) => as_job("trigger", &*snapshot, start(context, &snapshot, &repository)).await,
+        None => Ok(Action::await_change()),
+    }
+}
+
+async fn start(context: &Context, snapshot: &VolumeSnapshot, repository: &str) -> Result<Action, Error> {
+    if !is_ours(&context.client, snapshot, &context.settings.driver).await? {
         return Ok(Action::await_change());
     }
-    let name = match make(context, &snapshot, &repository).await? {
+    let name = match make(context, snapshot, repository).await? {
         Ok(name) => name,
         // Nothing that trying again could change.
         Err(reason) => {
-            context.events.of_snapshot(&snapshot, true, "BackupRefused", &reason).await;
+            context.events.of_snapshot(snapshot, true, "BackupRefused", &reason).await;
             return Ok(Action::await_change());
         }
     };
-    let api: Api<VolumeSnapshot> = Api::namespaced(context.client.clone(), &namespace(&snapshot)?);
+    let api: Api<VolumeSnapshot> = Api::namespaced(context.client.clone(), &namespace(snapshot)?);
     let patch = json!({"metadata": {"annotations": {BACKUP: name}, "uid": snapshot.metadata.uid}});
     match api.patch(&snapshot.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await {
         // Gone, or another one of that name: the backup is there all the same.
@@ -145,8 +152,7 @@ fn namespace(snapshot: &VolumeSnapshot) -> Result<String, Error> {
 }
 
 /// After a failure of the API.
-pub fn failed(_: Arc<VolumeSnapshot>, error: &Error, _: Arc<WithClasses>) -> Action {
-    tracing::warn!(%error, "a VolumeSnapshot was not looked at; trying again");
+pub fn failed(_: Arc<VolumeSnapshot>, _: &Error, _: Arc<WithClasses>) -> Action {
     Action::requeue(Duration::from_secs(5))
 }
 

@@ -33,11 +33,6 @@ pub(super) struct Reins {
     pub poke: Arc<Notify>,
 }
 
-/// A VolumeBackup as lines of the log have it.
-pub(super) fn named(object: &VolumeBackup) -> String {
-    format!("VolumeBackup {}/{}", object.namespace().unwrap_or_default(), object.name_any())
-}
-
 /// Works on one VolumeBackup until it is complete, has failed for good, or is told to stop.
 pub(super) async fn run(context: Arc<Context>, queue: Queue, object: VolumeBackup, reins: Reins) {
     let mut writer = StatusWriter::new(context.client.clone(), &context.settings.identity, object);
@@ -88,7 +83,7 @@ async fn attempt(
     };
     let opened = plan::open(context, writer).await?;
     let ticket = Ticket {
-        backup: context_uid(writer),
+        backup: Context::uid(&writer.object).to_owned(),
         taken: source::taken(writer),
         volume: pinned.volume.handle.volume.uuid(),
         repository: writer.object.spec.repository.clone(),
@@ -114,10 +109,6 @@ fn outcome(made: &Result<(), Failure>) -> Outcome {
         Err(failure) if failure.is_cancelled => Outcome::Cancelled,
         Err(_) => Outcome::Failed,
     }
-}
-
-fn context_uid(writer: &StatusWriter) -> String {
-    Context::uid(&writer.object).to_owned()
 }
 
 async fn complete(context: &Context, writer: &mut StatusWriter) {

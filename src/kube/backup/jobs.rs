@@ -5,6 +5,7 @@ use super::queue::{Bounds, Queue};
 use crate::backup::Canceller;
 use crate::kube::context::Context;
 use crate::kube::crd::backup::VolumeBackup;
+use crate::kube::names::named;
 use crate::trace;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -65,7 +66,7 @@ impl Jobs {
         let ended = Ended { uid, running: Arc::clone(&self.running), changed: Arc::clone(&self.changed) };
         let (context, queue, object) = (Arc::clone(context), self.queue.clone(), object.clone());
         let span = trace::job("backup");
-        span.record("object", job::named(&object));
+        span.record("object", named(&object));
         let work = async move {
             let _ended = ended;
             job::run(context, queue, object, reins).await;

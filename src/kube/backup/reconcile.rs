@@ -1,11 +1,10 @@
 //! What is due for one VolumeBackup.
 
 use super::delete;
-use super::job::named;
 use crate::kube::context::Context;
 use crate::kube::crd::backup::{Phase, VolumeBackup};
 use crate::kube::error::{ApiSnafu, Error, has_code};
-use crate::kube::names::{FINALIZER, IMPORTED};
+use crate::kube::names::{FINALIZER, IMPORTED, named};
 use crate::trace;
 use ::kube::api::{Patch, PatchParams};
 use ::kube::runtime::controller::Action;
@@ -28,7 +27,7 @@ pub async fn reconcile(object: Arc<VolumeBackup>, context: Arc<Context>) -> Resu
         return match object.finalizers().iter().any(|name| name == FINALIZER) {
             true => {
                 let span = trace::job("delete");
-                span.record("object", named(&object));
+                span.record("object", named(&*object));
                 delete::reconcile(&object, &context).instrument(span).await
             }
             false => Ok(Action::await_change()),

@@ -1,11 +1,11 @@
 //! From a VolumeBackup to the snapshot that it reads, which is held from then on.
 
 use super::failure::Failure;
-use super::job::named;
 use super::status::StatusWriter;
 use crate::kube::context::Context;
 use crate::kube::crd::snapshot::VolumeSnapshot;
 use crate::kube::error::ApiSnafu;
+use crate::kube::names::named;
 use crate::kube::trigger::handle_of;
 use crate::trace;
 use crate::volume::{Error as VolumeError, LayerId, Pinned, SnapshotHandle, Volumes};

@@ -5,6 +5,7 @@ use crate::kube::context::Context;
 use crate::kube::crd::repository::{BackupRepository, BackupRepositoryStatus, RepositoryUsage};
 use crate::kube::crd::set_condition;
 use crate::kube::error::{ApiSnafu, Error};
+use crate::kube::job::as_job;
 use ::kube::api::{Patch, PatchParams};
 use ::kube::runtime::controller::Action;
 use ::kube::{Api, ResourceExt};
@@ -21,25 +22,41 @@ const AWAY: Duration = Duration::from_secs(60);
 /// Looks at a repository when its object is new or changed, and now and then.
 pub async fn reconcile(object: Arc<BackupRepository>, context: Arc<Context>) -> Result<Action, Error> {
     let status = object.status.clone().unwrap_or_default();
+    let name = object.name_any();
     let pace = if status.reachable { WELL } else { AWAY };
     if status.observed_generation == object.metadata.generation
         && let Some(left) = left(status.last_checked, pace, Timestamp::now())
     {
         return Ok(Action::requeue(left));
     }
-    let name = object.name_any();
-    let next = look(&context, &name, &object, status).await;
+    as_job("repository", &*object, update(&context, &name, &object, status)).await
+}
+
+async fn update(
+    context: &Context,
+    name: &str,
+    object: &BackupRepository,
+    status: BackupRepositoryStatus,
+) -> Result<Action, Error> {
+    let next = look(context, name, object, status.clone()).await;
+    match &next.message {
+        Some(error) if status.message != next.message => {
+            tracing::warn!(error, "the repository does not answer");
+        }
+        None if !status.reachable => tracing::info!("the repository answers"),
+        _ => {}
+    }
     let pace = if next.reachable { WELL } else { AWAY };
     let api: Api<BackupRepository> = Api::all(context.client.clone());
     let mut patch = json!({"status": next});
     // What is no longer so is taken away by a null.
     patch["status"]["message"] = json!(next.message);
-    api.patch_status(&name, &PatchParams::default(), &Patch::Merge(&patch))
+    api.patch_status(name, &PatchParams::default(), &Patch::Merge(&patch))
         .await
         .context(ApiSnafu { doing: format!("write the status of BackupRepository {name}") })?;
     // Those that waited for it try again.
     if next.reachable {
-        context.jobs.poke_all(&name);
+        context.jobs.poke_all(name);
     }
     Ok(Action::requeue(pace))
 }
@@ -94,8 +111,7 @@ async fn look(
 }
 
 /// After a failure of the API.
-pub fn failed(_: Arc<BackupRepository>, error: &Error, _: Arc<Context>) -> Action {
-    tracing::warn!(%error, "a BackupRepository was not looked at; trying again");
+pub fn failed(_: Arc<BackupRepository>, _: &Error, _: Arc<Context>) -> Action {
     Action::requeue(Duration::from_secs(15))
 }
 

@@ -9,6 +9,7 @@ use crate::kube::crd::schedule::{BackupSchedule, BackupScheduleStatus};
 use crate::kube::crd::set_condition;
 use crate::kube::crd::snapshot::{VolumeSnapshot, VolumeSnapshotClass};
 use crate::kube::error::{ApiSnafu, Error, has_code};
+use crate::kube::job::as_job;
 use crate::kube::names::SCHEDULE;
 use crate::kube::pages::list_all;
 use crate::kube::trigger::WithClasses;
@@ -28,24 +29,31 @@ const DEFAULT_CLASS: &str = "snapshot.storage.kubernetes.io/is-default-class";
 
 /// Looks at one schedule: when it changes, when its time comes, and when one of its backups has ended.
 pub async fn reconcile(schedule: Arc<BackupSchedule>, with: Arc<WithClasses>) -> Result<Action, Error> {
-    let context = &with.context;
     if schedule.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }
+    as_job("schedule", &*schedule, look(&schedule, &with)).await
+}
+
+async fn look(schedule: &BackupSchedule, with: &WithClasses) -> Result<Action, Error> {
+    let context = &with.context;
     let mut status = schedule.status.clone().unwrap_or_default();
     let is_same = status.observed_generation == schedule.metadata.generation;
     let announced = status.next_schedule_time.filter(|_| is_same);
     status.observed_generation = schedule.metadata.generation;
     let times = Times::parse(&schedule.spec.schedule, schedule.spec.time_zone.as_deref());
-    let times = match times.and_then(|times| class(&schedule, &with).map(|class| (times, class))) {
+    let times = match times.and_then(|times| class(schedule, with).map(|class| (times, class))) {
         // Another installation's.
         Ok((_, class)) if class.spec.driver != context.settings.driver => return Ok(Action::await_change()),
         Ok((times, _)) => times,
         Err(message) => {
+            if status.message.as_ref() != Some(&message) {
+                tracing::warn!(error = message, "the schedule is not kept");
+            }
             set_condition(&mut status.conditions, "Valid", false, "Invalid", &message);
             status.message = Some(message);
             status.next_schedule_time = None;
-            write(context, &schedule, &status).await?;
+            write(context, schedule, &status).await?;
             return Ok(Action::requeue(LONGEST / 60));
         }
     };
@@ -63,18 +71,18 @@ pub async fn reconcile(schedule: Arc<BackupSchedule>, with: Arc<WithClasses>) ->
     let after = announced.map_or(after, |announced| after.min(announced));
     let due = times.due(after, now).filter(|_| !schedule.spec.suspend);
     if let Some(due) = due {
-        let done = take(context, &schedule, &taken, due).await?;
+        let done = take(context, schedule, &taken, due).await?;
         status.last_schedule_time = Some(due);
         status.claims = Some(done.claims);
         status.left_out = Some(done.left_out);
-        tracing::info!(schedule = schedule.name_any(), %due, claims = done.claims, left_out = done.left_out, "taken");
+        tracing::info!(%due, claims = done.claims, left_out = done.left_out, "taken");
     }
-    if !context.wanted.knows(&schedule) {
-        select(context, &schedule).await?;
+    if !context.wanted.knows(schedule) {
+        select(context, schedule).await?;
     }
     status.next_schedule_time = times.next(now).filter(|_| !schedule.spec.suspend);
-    write(context, &schedule, &status).await?;
-    tidy(context, &schedule, &namespace, &label, &taken).await?;
+    write(context, schedule, &status).await?;
+    tidy(context, schedule, &namespace, &label, &taken).await?;
     let wait = status.next_schedule_time.and_then(|next| Duration::try_from(next.duration_since(now)).ok());
     Ok(Action::requeue(wait.map_or(LONGEST, |wait| wait.clamp(Duration::from_secs(1), LONGEST))))
 }
@@ -118,7 +126,7 @@ async fn tidy(
             let patch = Patch::Merge(json!({"spec": {"dependents": "Rebase"}}));
             deleted(backups.patch(&name, &PatchParams::default(), &patch).await.map(drop))?;
         }
-        tracing::info!(schedule = schedule.name_any(), backup = name, "no rule keeps it");
+        tracing::info!(backup = name, "no rule keeps it");
         deleted(backups.delete(&name, &only(backup.metadata.uid.clone())).await.map(drop))?;
     }
     Ok(())
@@ -167,7 +175,6 @@ pub fn of_backup(backup: VolumeBackup) -> Option<ObjectRef<BackupSchedule>> {
 }
 
 /// After a failure of the API.
-pub fn failed(schedule: Arc<BackupSchedule>, error: &Error, _: Arc<WithClasses>) -> Action {
-    tracing::warn!(schedule = schedule.name_any(), %error, "a BackupSchedule was not looked at; trying again");
+pub fn failed(_: Arc<BackupSchedule>, _: &Error, _: Arc<WithClasses>) -> Action {
     Action::requeue(Duration::from_secs(5))
 }
