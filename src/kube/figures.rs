@@ -1,6 +1,7 @@
 //! What objects tell of backups, looked up at each scrape: a series goes when its objects go.
 
 use super::crd::backup::{Phase, VolumeBackup};
+use super::crd::is_for;
 use super::crd::repository::BackupRepository;
 use super::crd::schedule::BackupSchedule;
 use super::due::{Due, Wanted};
@@ -49,7 +50,7 @@ impl OfClaim {
 
 /// What is told of them.
 pub fn figures(objects: &Objects) -> Vec<Samples> {
-    let all = of_repositories(&objects.repositories).into_iter();
+    let all = of_repositories(objects).into_iter();
     all.chain(of_backups(objects)).chain([due(objects)]).collect()
 }
 
@@ -61,13 +62,14 @@ fn seconds(time: Timestamp) -> f64 {
     time.as_second() as f64
 }
 
-fn of_repositories(all: &[Arc<BackupRepository>]) -> Vec<Samples> {
+fn of_repositories(objects: &Objects) -> Vec<Samples> {
+    let is_ours = |object: &&Arc<BackupRepository>| is_for(object.spec.driver.as_deref(), &objects.driver);
     let each = |value: &dyn Fn(&BackupRepository) -> Option<f64>| {
         let labels = |object: &BackupRepository| vec![("repository", object.name_any())];
         let sample = |object: &Arc<BackupRepository>| {
             value(object).map(|value| Sample { labels: labels(object), value })
         };
-        all.iter().filter_map(sample).collect::<Vec<Sample>>()
+        objects.repositories.iter().filter(is_ours).filter_map(sample).collect::<Vec<Sample>>()
     };
     // One that nobody has looked at yet is neither up nor down.
     let checked =
@@ -164,8 +166,7 @@ fn due(objects: &Objects) -> Samples {
 /// Not those of another installation, nor those that were made elsewhere.
 fn ours(objects: &Objects) -> impl Iterator<Item = &VolumeBackup> {
     let is_ours = |backup: &&VolumeBackup| {
-        backup.spec.driver.as_ref().is_none_or(|driver| *driver == objects.driver)
-            && !backup.annotations().contains_key(IMPORTED)
+        is_for(backup.spec.driver.as_deref(), &objects.driver) && !backup.annotations().contains_key(IMPORTED)
     };
     objects.backups.iter().map(Arc::as_ref).filter(is_ours)
 }

@@ -81,20 +81,25 @@ pub(super) async fn handle_of(
     snapshot: &VolumeSnapshot,
     driver: &str,
 ) -> Result<Option<SnapshotHandle>, Error> {
+    let content = content_of(client, snapshot).await?.filter(|content| content.spec.driver == driver);
+    let handle = content.and_then(|content| content.status?.snapshot_handle);
+    Ok(handle.and_then(|handle| handle.parse().ok()))
+}
+
+/// The content of a snapshot that is bound both ways.
+pub(super) async fn content_of(
+    client: &::kube::Client,
+    snapshot: &VolumeSnapshot,
+) -> Result<Option<VolumeSnapshotContent>, Error> {
     let status = snapshot.status.as_ref();
     let Some(name) = status.and_then(|status| status.bound_volume_snapshot_content_name.as_deref()) else {
         return Ok(None);
     };
     let api: Api<VolumeSnapshotContent> = Api::all(client.clone());
     let content = api.get_opt(name).await;
-    let Some(content) = content.context(ApiSnafu { doing: "read a VolumeSnapshotContent" })? else {
-        return Ok(None);
-    };
+    let content = content.context(ApiSnafu { doing: "read a VolumeSnapshotContent" })?;
     // Else anybody could name another's content.
-    let is_bound = content.spec.volume_snapshot_ref.uid == snapshot.metadata.uid;
-    let handle = content.status.and_then(|status| status.snapshot_handle);
-    let handle = handle.filter(|_| is_bound && content.spec.driver == driver);
-    Ok(handle.and_then(|handle| handle.parse().ok()))
+    Ok(content.filter(|content| content.spec.volume_snapshot_ref.uid == snapshot.metadata.uid))
 }
 
 /// Makes the VolumeBackup, or finds the one that was made before. The inner error is the API's refusal.

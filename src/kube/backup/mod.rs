@@ -4,6 +4,7 @@ mod delete;
 mod failure;
 mod job;
 mod jobs;
+mod owner;
 mod plan;
 mod queue;
 mod reconcile;

@@ -1,6 +1,7 @@
 //! From a VolumeBackup to the snapshot that it reads, which is held from then on.
 
 use super::failure::Failure;
+use super::owner::{Owner, owner};
 use super::status::StatusWriter;
 use crate::kube::context::Context;
 use crate::kube::crd::snapshot::VolumeSnapshot;
@@ -87,6 +88,9 @@ async fn find(context: &Context, writer: &mut StatusWriter) -> Result<(), Failur
     let status = snapshot.status.clone().unwrap_or_default();
     if status.ready_to_use != Some(true) {
         return Err(Failure::heals("SnapshotNotReady", format!("VolumeSnapshot {name} is not ready yet")));
+    }
+    if let Owner::Another(_) = owner(&writer.object, context).await? {
+        return Err(Failure::cancelled());
     }
     let driver = &context.settings.driver;
     let Some(handle) = handle_of(&context.client, &snapshot, driver).await? else {

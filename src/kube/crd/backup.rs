@@ -40,7 +40,8 @@ pub struct VolumeBackupSpec {
     /// The BackupRepository.
     #[schemars(length(min = 1, max = 40))]
     pub repository: String,
-    /// The driver whose snapshot it is; Strata installed under another name leaves it alone. Without it: any.
+    /// The driver whose snapshot it is; Strata installed under another name leaves it alone. Without it: filled in by the
+    /// installation whose driver has the snapshot.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
     pub driver: Option<String>,

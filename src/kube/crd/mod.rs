@@ -14,6 +14,11 @@ use kube::CustomResourceExt;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+/// Whether an object that names a driver, or none, is for the installation of this one.
+pub fn is_for(named: Option<&str>, driver: &str) -> bool {
+    named.is_none_or(|named| named == driver)
+}
+
 /// One aspect of an object's state.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

@@ -34,6 +34,11 @@ pub struct BackupRepositorySpec {
     /// A directory that the backup container sees: for tests, or a share of another kind.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub directory: Option<Directory>,
+    /// The driver whose installation looks at it and tells its state; Strata installed under another name leaves that alone.
+    /// Without it: each installation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub driver: Option<String>,
     /// The namespaces whose snapshots may be backed up here. Without it, or empty: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allowed_namespaces: Vec<String>,

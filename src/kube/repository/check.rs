@@ -3,7 +3,7 @@
 use super::open::{open, usage};
 use crate::kube::context::Context;
 use crate::kube::crd::repository::{BackupRepository, BackupRepositoryStatus, RepositoryUsage};
-use crate::kube::crd::set_condition;
+use crate::kube::crd::{is_for, set_condition};
 use crate::kube::error::{ApiSnafu, Error};
 use crate::kube::job::as_job;
 use ::kube::api::{Patch, PatchParams};
@@ -23,6 +23,13 @@ const AWAY: Duration = Duration::from_secs(60);
 pub async fn reconcile(object: Arc<BackupRepository>, context: Arc<Context>) -> Result<Action, Error> {
     let status = object.status.clone().unwrap_or_default();
     let name = object.name_any();
+    if !is_for(object.spec.driver.as_deref(), &context.settings.driver) {
+        // Backups of ours that wait for it learn of it all the same.
+        if status.reachable {
+            context.jobs.poke_all(&name);
+        }
+        return Ok(Action::await_change());
+    }
     let pace = if status.reachable { WELL } else { AWAY };
     if status.observed_generation == object.metadata.generation
         && let Some(left) = left(status.last_checked, pace, Timestamp::now())

@@ -41,11 +41,10 @@ async fn look(schedule: &BackupSchedule, with: &WithClasses) -> Result<Action, E
     let is_same = status.observed_generation == schedule.metadata.generation;
     let announced = status.next_schedule_time.filter(|_| is_same);
     status.observed_generation = schedule.metadata.generation;
-    let times = Times::parse(&schedule.spec.schedule, schedule.spec.time_zone.as_deref());
-    let times = match times.and_then(|times| class(schedule, with).map(|class| (times, class))) {
+    let times = match times(schedule, with) {
+        Ok(Some(times)) => times,
         // Another installation's.
-        Ok((_, class)) if class.spec.driver != context.settings.driver => return Ok(Action::await_change()),
-        Ok((times, _)) => times,
+        Ok(None) => return Ok(Action::await_change()),
         Err(message) => {
             if status.message.as_ref() != Some(&message) {
                 tracing::warn!(error = message, "the schedule is not kept");
@@ -87,20 +86,34 @@ async fn look(schedule: &BackupSchedule, with: &WithClasses) -> Result<Action, E
     Ok(Action::requeue(wait.map_or(LONGEST, |wait| wait.clamp(Duration::from_secs(1), LONGEST))))
 }
 
-/// The class of its snapshots.
-fn class(schedule: &BackupSchedule, with: &WithClasses) -> Result<Arc<VolumeSnapshotClass>, String> {
-    match schedule.spec.volume_snapshot_class_name.as_deref() {
-        Some(name) => {
-            let class = with.classes.get(&ObjectRef::new(name));
-            class.ok_or_else(|| format!("there is no VolumeSnapshotClass {name}"))
-        }
-        None => {
-            let is_default = |class: &VolumeSnapshotClass| {
-                class.annotations().get(DEFAULT_CLASS).map(String::as_str) == Some("true")
-            };
-            let class = with.classes.find(is_default);
-            class.ok_or_else(|| "there is no default VolumeSnapshotClass: name one".to_owned())
-        }
+/// When it is due; None: it is not for us.
+fn times(schedule: &BackupSchedule, with: &WithClasses) -> Result<Option<Times>, String> {
+    if !is_ours(schedule, &with.classes.state(), &with.context.settings.driver)? {
+        return Ok(None);
+    }
+    Times::parse(&schedule.spec.schedule, schedule.spec.time_zone.as_deref()).map(Some)
+}
+
+/// Whether its snapshots are of our driver, by their class. Each driver may have a default class.
+fn is_ours(
+    schedule: &BackupSchedule,
+    classes: &[Arc<VolumeSnapshotClass>],
+    driver: &str,
+) -> Result<bool, String> {
+    let is_default = |class: &VolumeSnapshotClass| {
+        class.annotations().get(DEFAULT_CLASS).map(String::as_str) == Some("true")
+    };
+    let name = schedule.spec.volume_snapshot_class_name.as_deref();
+    let is_meant = |class: &&Arc<VolumeSnapshotClass>| match name {
+        Some(name) => class.name_any() == name,
+        None => is_default(class),
+    };
+    let drivers: Vec<&str> =
+        classes.iter().filter(is_meant).map(|class| class.spec.driver.as_str()).collect();
+    match name {
+        _ if !drivers.is_empty() => Ok(drivers.contains(&driver)),
+        Some(name) => Err(format!("there is no VolumeSnapshotClass {name}")),
+        None => Err("there is no default VolumeSnapshotClass: name one".to_owned()),
     }
 }
 
@@ -177,4 +190,40 @@ pub fn of_backup(backup: VolumeBackup) -> Option<ObjectRef<BackupSchedule>> {
 /// After a failure of the API.
 pub fn failed(_: Arc<BackupSchedule>, _: &Error, _: Arc<WithClasses>) -> Action {
     Action::requeue(Duration::from_secs(5))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kube::crd::schedule::BackupScheduleSpec;
+    use crate::kube::crd::snapshot::VolumeSnapshotClassSpec;
+    use rstest::rstest;
+
+    /// Of two drivers with a default class each, and more.
+    #[rstest]
+    #[case(None, "ours", Ok(true))]
+    #[case(None, "theirs", Ok(true))]
+    #[case(None, "nobodys", Ok(false))]
+    #[case(Some("b"), "ours", Ok(true))]
+    #[case(Some("b"), "theirs", Ok(false))]
+    #[case(Some("none"), "ours", Err("there is no VolumeSnapshotClass none"))]
+    fn a_schedule_is_for_the_driver_of_its_class(
+        #[case] name: Option<&str>,
+        #[case] driver: &str,
+        #[case] expected: Result<bool, &str>,
+    ) {
+        let class = |name: &str, driver: &str, default: bool| {
+            let spec = VolumeSnapshotClassSpec { driver: driver.to_owned(), ..Default::default() };
+            let mut class = VolumeSnapshotClass::new(name, spec);
+            class.annotations_mut().insert(DEFAULT_CLASS.to_owned(), default.to_string());
+            Arc::new(class)
+        };
+        let classes = [class("x", "theirs", true), class("a", "ours", true), class("b", "ours", false)];
+        let volume_snapshot_class_name = name.map(str::to_owned);
+        let spec = BackupScheduleSpec { volume_snapshot_class_name, ..Default::default() };
+        let schedule = BackupSchedule::new("s", spec);
+        assert_eq!(is_ours(&schedule, &classes, driver), expected.map_err(str::to_owned));
+        let without = is_ours(&BackupSchedule::new("s", Default::default()), &[], driver);
+        assert!(without.unwrap_err().contains("no default"));
+    }
 }
