@@ -133,7 +133,11 @@ impl SupportArgs {
         bundle.text("mounts.txt", mounts)?;
         let folder = self.data_dir.clone();
         let logs = attempt(self.limit(), move || Ok::<_, String>(machine::logs(&folder)));
-        for path in logs.unwrap_or_default().iter().chain(&self.log) {
+        let logs = logs.unwrap_or_else(|reason| {
+            bundle.failed("files", &reason);
+            Vec::new()
+        });
+        for path in logs.iter().chain(&self.log) {
             let reading = path.clone();
             let name = path.display().to_string().trim_start_matches('/').replace('/', "_");
             bundle.text(&format!("files/{name}"), attempt(self.limit(), move || machine::log(&reading)))?;

@@ -32,6 +32,19 @@ pub(super) struct Redactor {
     shapes: Vec<(Regex, &'static str)>,
     pairs: Regex,
     flags: Regex,
+    below: Below,
+}
+
+/// How a value goes on in the lines below its name, as YAML has it.
+struct Below {
+    /// What a log puts before each line.
+    stamp: Regex,
+    /// Before the name.
+    indent: Regex,
+    first: Regex,
+    /// A value that was taken out: it may have been the sign of a block.
+    last: Regex,
+    end: Regex,
 }
 
 /// Whether a field or variable of that name holds a credential.
@@ -53,9 +66,15 @@ impl Redactor {
         let known = secret.map(|(_, value)| value).collect();
         let shapes = vec![
             (
-                shape(r"(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\z)"),
+                shape(
+                    r"(?s)-----BEGIN [A-Z ]*PRIVATE KEY[A-Z ]*-----.*?(?:-----END [A-Z ]*PRIVATE KEY[A-Z ]*-----|\z)",
+                ),
                 REDACTED,
             ),
+            // The rest of one, where a log was cut.
+            (shape(r"\A[A-Za-z0-9+/=\s]*-----END [A-Z ]*PRIVATE KEY[A-Z ]*-----"), REDACTED),
+            // What begins so is PEM in base64, as kubeconfigs and Secrets have it.
+            (shape(r"\bLS0tLS1CRUdJTi[A-Za-z0-9+/=]+"), REDACTED),
             (shape(r#"([A-Za-z][A-Za-z0-9+.-]*://)[^\s/@"'<>]+@"#), "${1}[redacted]@"),
             (shape(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}"), "${1} [redacted]"),
             (shape(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"), REDACTED),
@@ -64,7 +83,14 @@ impl Redactor {
         let pairs =
             shape(r#"([\w.-]+)(\\*["']?\s*[=:]\s*)("(?:[^"\\]|\\.)*"|\\+"[^"]*"|'[^']*'|[^\s,;&"'}\])\\]+)"#);
         let flags = shape(r"(--[A-Za-z][\w-]*)(\s+)([^\s-]\S*)");
-        Redactor { known, shapes, pairs, flags }
+        let below = Below {
+            stamp: shape(r"^\d{4}-\d\d-\d\dT[\d:.]+Z "),
+            indent: shape(r"^\s*(?:- +)*"),
+            first: shape(r#"^["']?([\w.-]+)["']?\s*:(?:\s|$)"#),
+            last: shape(r#"([\w.-]+)["']?\s*:\s*\[redacted\](?:\s*[|>][0-9+-]*)?\s*(?:#.*)?$"#),
+            end: shape(r"\n|\\n"),
+        };
+        Redactor { known, shapes, pairs, flags, below }
     }
 
     /// A text without its credentials.
@@ -80,17 +106,24 @@ impl Redactor {
             true => format!("{}{}{REDACTED}", &found[1], &found[2]),
             false => found[0].to_owned(),
         };
-        self.pairs(&self.flags.replace_all(&text, flag))
+        self.below.text(&self.pairs(&self.flags.replace_all(&text, flag)))
     }
 
     /// `NAME=VALUE`, `NAME: VALUE`, `"NAME":"VALUE"`, also within a value: error: password=…
     fn pairs(&self, text: &str) -> String {
-        let pair = |found: &Captures<'_>| {
-            let (name, between, value) = (&found[1], &found[2], &found[3]);
-            let value = if is_secret(name) { REDACTED.to_owned() } else { self.pairs(value) };
-            format!("{name}{between}{value}")
-        };
-        self.pairs.replace_all(text, pair).into_owned()
+        let (mut clean, mut done) = (String::with_capacity(text.len()), 0);
+        while let Some(found) = self.pairs.captures_at(text, done) {
+            let (name, value) = (&found[1], found.get(3).expect("a pair has a value"));
+            clean.push_str(&text[done..value.start()]);
+            done = value.start();
+            // A dash is the first of a list below its name.
+            if is_secret(name) && value.as_str() != "-" {
+                clean.push_str(REDACTED);
+                done = value.end();
+            }
+        }
+        clean.push_str(&text[done..]);
+        clean
     }
 
     /// The words of a command line.
@@ -129,6 +162,44 @@ impl Redactor {
     }
 }
 
+impl Below {
+    /// Where the value of a secret name in that line would be further in than.
+    fn opens(&self, line: &str) -> Option<usize> {
+        let indent = self.indent.find(line).map_or(0, |found| found.end());
+        let mut found = self.first.captures(&line[indent..]).into_iter().chain(self.last.captures(line));
+        found.any(|found| is_secret(&found[1])).then_some(indent)
+    }
+
+    /// `password: |`, `password: >-` and `password:`, and the lines that are further in, or a list.
+    fn text(&self, text: &str) -> String {
+        let (mut clean, mut rest) = (String::with_capacity(text.len()), text);
+        let mut secret: Option<usize> = None;
+        while !rest.is_empty() {
+            // Also as JSON has the end of a line.
+            let (stop, next) =
+                self.end.find(rest).map_or((rest.len(), rest.len()), |end| (end.start(), end.end()));
+            let (line, end) = (&rest[..stop], &rest[stop..next]);
+            let (stamp, line) = line.split_at(self.stamp.find(line).map_or(0, |stamp| stamp.end()));
+            let inner = line.trim_start();
+            let indent = line.len() - inner.len();
+            let goes_on = |name: usize| indent > name || indent == name && inner.starts_with("- ");
+            clean.push_str(stamp);
+            if inner.is_empty() {
+                clean.push_str(line);
+            } else if secret.is_some_and(goes_on) {
+                clean.push_str(&line[..indent]);
+                clean.push_str(REDACTED);
+            } else {
+                secret = self.opens(line);
+                clean.push_str(line);
+            }
+            clean.push_str(end);
+            rest = &rest[next..];
+        }
+        clean
+    }
+}
+
 /// Everything in it but what only names something.
 fn hide(value: &mut Value) {
     match value {
@@ -161,12 +232,28 @@ mod tests {
     #[case("strata backup --secret-access-key hunter2 --region eu")]
     #[case("strata --secret-access-key hunter2")]
     #[case("error: password=hunter2")]
+    #[case("error: password: hunter2")]
+    #[case("s3:\n  password: hunter2")]
     #[case(r#"{"message":"it said \"x\"","token":"hun\"hunter2"}"#)]
     #[case(r#"{"message":"{\\\"a\\\":{\\\"password\\\":\\\"hunter2\\\"}}"}"#)]
     #[case("Authorization: Bearer hunter2hunter2")]
     #[case("GET /b?X-Amz-Signature=hunter2&x=1")]
     #[case("-----BEGIN RSA PRIVATE KEY-----\nhunter2\n-----END RSA PRIVATE KEY-----")]
     #[case("-----BEGIN PRIVATE KEY-----\\nhunter2")]
+    #[case("hunter2\nhunter2==\n-----END RSA PRIVATE KEY-----\n")]
+    #[case(
+        "key.asc: |\n  -----BEGIN PGP PRIVATE KEY BLOCK-----\n\n  hunter2\n  -----END PGP PRIVATE KEY BLOCK-----"
+    )]
+    #[case("client-key-data: LS0tLS1CRUdJTihunter2==")]
+    #[case("password: |\n  hunter2\n\n   hunter2")]
+    #[case("s3:\n  - region: eu\n    \"secretKey\": >-  # folded\n      hunter2\n      hunter2")]
+    #[case("- password: !!binary |\n    hunter2")]
+    #[case("password:\n  hunter2 hunter2\n  hunter2")]
+    #[case("password: hunter2\n  hunter2")]
+    #[case("password: \"hunter2\n  hunter2\"")]
+    #[case("tokens:\n- hunter2\n- hunter2")]
+    #[case("2026-01-01T00:00:00.123456789Z password: |\n2026-01-01T00:00:00.2Z   hunter2")]
+    #[case(r#"{"message":"values: password: |\n  hunter2\n  hunter2"}"#)]
     #[case("the value hunter2-known of the environment")]
     #[case("eyJhbGciOiJSUzI1.eyJhunter2aaaaaa.hunter2")]
     fn credentials_are_taken_out(#[case] text: &str) {
@@ -179,9 +266,18 @@ mod tests {
     #[case("Secret strata-system/keys has no AWS_ACCESS_KEY_ID")]
     #[case("secretName=keys, secretRef: keys, ca-file=/etc/ca.pem")]
     #[case("the token of the lease is old")]
+    #[case("secretName: |\n  keys\nca.pem: >\n  text")]
     #[case("volume=a/b snapshot=c request_id=7 reason=\"x y\"")]
     fn what_is_no_credential_stays(#[case] text: &str) {
         assert_eq!(redactor().text(text), text);
+    }
+
+    #[test]
+    fn what_stands_beside_a_block_stays() {
+        let text = "a:\n  password: |\n    hunter2\n  region: eu\n- tokens:\n  - hunter2\n- b: c\n";
+        let expected =
+            "a:\n  password: [redacted]\n    [redacted]\n  region: eu\n- tokens:\n  [redacted]\n- b: c\n";
+        assert_eq!(redactor().text(text), expected);
     }
 
     #[test]
