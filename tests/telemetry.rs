@@ -1,6 +1,7 @@
 //! What belongs to one call is found by its id in the logs of all processes, and as one trace at a collector.
 
 #[path = "support/collector.rs"]
+#[allow(dead_code)]
 mod collector;
 #[path = "support/driver.rs"]
 #[allow(dead_code)]

@@ -3,6 +3,8 @@
 #[path = "../support/apiserver/mod.rs"]
 mod apiserver;
 mod backups;
+#[path = "../support/collector.rs"]
+mod collector;
 mod harness;
 #[path = "../chart/helm.rs"]
 #[allow(dead_code)]

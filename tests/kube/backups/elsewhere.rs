@@ -41,7 +41,7 @@ async fn backed_up(world: &World, s3: &S3Server) -> (Vec<String>, Vec<u8>) {
     (handles, world.content(volume, 4 * MIB))
 }
 
-fn bucket(s3: &S3Server, secret: &str) -> Value {
+pub fn bucket(s3: &S3Server, secret: &str) -> Value {
     json!({"endpoint": s3.endpoint, "bucket": "backups", "prefix": "a/b", "region": "us-east-1",
         "secretRef": {"name": secret}})
 }
@@ -61,7 +61,7 @@ fn versions(objects: &[VolumeBackup]) -> Vec<(String, Option<String>)> {
 }
 
 /// As the provisioner asks for a claim: again and again.
-async fn restore(channel: &Channel, handle: &str, name: &str) -> VolumeId {
+pub async fn restore(channel: &Channel, handle: &str, name: &str) -> VolumeId {
     let source = SourceType::Snapshot(SnapshotSource { snapshot_id: handle.to_owned() });
     let capability = VolumeCapability {
         access_mode: Some(AccessMode { mode: Mode::SingleNodeWriter.into() }),

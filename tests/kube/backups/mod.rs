@@ -6,6 +6,7 @@ mod crowd;
 mod elsewhere;
 mod ends;
 mod failures;
+mod followed;
 mod installations;
 mod metrics;
 mod processes;

@@ -10,9 +10,13 @@ pub struct Process(pub Child);
 
 impl Process {
     pub fn start(arguments: &[&str], log: &Path) -> Process {
+        Process::start_with(arguments, log, &[])
+    }
+
+    fn start_with(arguments: &[&str], log: &Path, environment: &[(&str, &str)]) -> Process {
         let log = std::fs::File::create(log).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_strata"));
-        command.args(arguments).stdout(Stdio::null()).stderr(log);
+        command.args(arguments).envs(environment.iter().copied()).stdout(Stdio::null()).stderr(log);
         command.env("STRATA_QEMU_IMG", crate::support::qemu_img());
         command.env("STRATA_QEMU_STORAGE_DAEMON", crate::support::qemu_storage_daemon());
         Process(command.spawn().unwrap())
@@ -73,22 +77,44 @@ fn common(world: &World, data: &str, access: &Access) -> Vec<String> {
 
 /// `strata backup serve`.
 pub fn serve(world: &World, data: &str, access: &Access, identity: &str) -> Process {
+    serve_with(world, data, access, identity, &[])
+}
+
+/// The same with more variables; it logs to `IDENTITY.log`.
+pub fn serve_with(
+    world: &World,
+    data: &str,
+    access: &Access,
+    identity: &str,
+    environment: &[(&str, &str)],
+) -> Process {
     let mut arguments: Vec<String> =
         ["backup", "serve", "--identity", identity, "--lease-seconds", "3"].map(str::to_owned).into();
     arguments.extend(common(world, data, access));
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    Process::start(&arguments, &world.domain.dir.path().join(format!("{identity}.log")))
+    let log = world.domain.dir.path().join(format!("{identity}.log"));
+    Process::start_with(&arguments, &log, environment)
 }
 
 /// `strata controller`, which takes its repositories from the API; and its socket.
 pub fn controller(world: &World, data: &str, access: &Access) -> (Process, PathBuf) {
+    controller_with(world, data, access, &[])
+}
+
+/// The same with more variables; it logs to `controller.log`.
+pub fn controller_with(
+    world: &World,
+    data: &str,
+    access: &Access,
+    environment: &[(&str, &str)],
+) -> (Process, PathBuf) {
     let dir = world.domain.dir.path();
     let socket = dir.join("controller.sock");
     let mut arguments: Vec<String> =
         ["controller", "--kube-repositories", "--socket", socket.to_str().unwrap()].map(str::to_owned).into();
     arguments.extend(common(world, data, access));
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let process = Process::start(&arguments, &dir.join("controller.log"));
+    let process = Process::start_with(&arguments, &dir.join("controller.log"), environment);
     until_there(socket.to_str().unwrap());
     (process, socket)
 }
