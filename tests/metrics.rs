@@ -55,18 +55,9 @@ fn until(driver: &Driver, series: &str, value: &str) {
 fn calls_pauses_and_shares_are_told() {
     support::need_root();
     let dir = support::scratch();
-    let share = dir.path().join("share");
-    std::fs::create_dir(&share).unwrap();
-    let source = format!("dir:{}", share.display());
-    let program = Path::new(env!("CARGO_BIN_EXE_strata"));
-    let mut driver = Driver::prepare(program, &dir.path().join("d"), &[&source], "metrics-node");
-    let (img, daemon) = (support::qemu_img(), support::qemu_storage_daemon());
-    driver.set_environment(&[
-        ("STRATA_QEMU_IMG", img.to_str().unwrap()),
-        ("STRATA_QEMU_STORAGE_DAEMON", daemon.to_str().unwrap()),
-        ("STRATA_METRICS_LISTEN", "127.0.0.1:0"),
-        ("NO_COLOR", "1"),
-    ]);
+    let variables = [("STRATA_METRICS_LISTEN", "127.0.0.1:0"), ("NO_COLOR", "1")];
+    let mut driver = Driver::on_folder(dir.path(), "metrics-node", &variables);
+    let source = format!("dir:{}", dir.path().join("share").display());
     driver.launch();
     assert_eq!(scrape(&driver).len(), 2, "a controller and a node");
     let of_share = format!("{{share=\"{source}\"}}");

@@ -12,7 +12,6 @@ use collector::{Collector, Received};
 use driver::{Driver, Use, new_volume};
 use serde_json::Value;
 use std::net::TcpListener;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use strata::data::DataClient;
@@ -69,23 +68,16 @@ fn is(line: &Value, fields: &[(&str, &str)]) -> bool {
 fn a_call_is_followed_from_process_to_process() {
     support::need_root();
     let dir = support::scratch();
-    let share = dir.path().join("share");
-    std::fs::create_dir(&share).unwrap();
-    let source = format!("dir:{}", share.display());
     let collector = Collector::start();
-    let program = Path::new(env!("CARGO_BIN_EXE_strata"));
-    let mut driver = Driver::prepare(program, &dir.path().join("d"), &[&source], "followed-node");
-    let (img, daemon) = (support::qemu_img(), support::qemu_storage_daemon());
-    driver.set_environment(&[
-        ("STRATA_QEMU_IMG", img.to_str().unwrap()),
-        ("STRATA_QEMU_STORAGE_DAEMON", daemon.to_str().unwrap()),
+    let variables = [
         ("STRATA_LOG_FORMAT", "json"),
         ("RUST_LOG", "info,strata=debug"),
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url.as_str()),
         ("OTEL_BSP_SCHEDULE_DELAY", "200"),
         // Of the machine that tests run on.
         ("OTEL_SERVICE_NAME", ""),
-    ]);
+    ];
+    let mut driver = Driver::on_folder(dir.path(), "followed-node", &variables);
     driver.launch();
     let volume = driver.create(new_volume("followed", 1 << 30, Use::Ext4, &[])).unwrap().volume_id;
     let place = dir.path().join("pod");

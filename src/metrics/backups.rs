@@ -90,20 +90,14 @@ impl BackupCounts {
     /// Among those metrics.
     pub fn new(metrics: &Metrics) -> Self {
         let counts = BackupCounts::default();
-        metrics.register(|registry| {
-            let leads = "1: this process holds the Lease and makes the backups; 0: another one does";
-            registry.register("backup_leads", leads, counts.leads.clone());
-            let ended = "Tries to make a backup, from the plan to what came of it";
-            registry.register("backup_duration_seconds", ended, counts.ended.clone());
-            let retries = "Failed tries that are tried again";
-            registry.register("backup_retries", retries, counts.retries.clone());
-            let read = "What backups read from snapshots";
-            registry.register("backup_read_bytes", read, counts.read.clone());
-            let changed = "What backups found changed of volumes";
-            registry.register("backup_changed_bytes", changed, counts.changed.clone());
-            let uploaded = "What backups put into repositories";
-            registry.register("backup_uploaded_bytes", uploaded, counts.uploaded.clone());
-        });
+        let leads = "1: this process holds the Lease and makes the backups; 0: another one does";
+        metrics.add("backup_leads", leads, &counts.leads);
+        let ended = "Tries to make a backup, from the plan to what came of it";
+        metrics.add("backup_duration_seconds", ended, &counts.ended);
+        metrics.add("backup_retries", "Failed tries that are tried again", &counts.retries);
+        metrics.add("backup_read_bytes", "What backups read from snapshots", &counts.read);
+        metrics.add("backup_changed_bytes", "What backups found changed of volumes", &counts.changed);
+        metrics.add("backup_uploaded_bytes", "What backups put into repositories", &counts.uploaded);
         counts
     }
 

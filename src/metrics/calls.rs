@@ -39,12 +39,9 @@ impl Calls {
     /// Among those metrics.
     pub fn new(metrics: &Metrics) -> Self {
         let calls = Calls::default();
-        metrics.register(|registry| {
-            let ended = "CSI calls that were answered, by gRPC code";
-            registry.register("csi_call_duration_seconds", ended, calls.ended.clone());
-            let running = "CSI calls that wait for their answer";
-            registry.register("csi_calls_in_flight", running, calls.running.clone());
-        });
+        let ended = "CSI calls that were answered, by gRPC code";
+        metrics.add("csi_call_duration_seconds", ended, &calls.ended);
+        metrics.add("csi_calls_in_flight", "CSI calls that wait for their answer", &calls.running);
         calls
     }
 

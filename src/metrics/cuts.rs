@@ -29,10 +29,8 @@ impl Cuts {
     /// Among those metrics.
     pub fn new(metrics: &Metrics) -> Self {
         let cuts = Cuts::default();
-        metrics.register(|registry| {
-            let help = "How long writers stood still for a snapshot of an attached volume";
-            registry.register("snapshot_pause_seconds", help, cuts.0.clone());
-        });
+        let help = "How long writers stood still for a snapshot of an attached volume";
+        metrics.add("snapshot_pause_seconds", help, &cuts.0);
         cuts
     }
 

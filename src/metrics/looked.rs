@@ -38,7 +38,7 @@ impl<F> fmt::Debug for Look<F> {
 impl Metrics {
     /// Tells, at each scrape, what `look` finds. It must not wait for anything.
     pub fn look(&self, look: impl Fn() -> Vec<Samples> + Send + Sync + 'static) {
-        self.register(|registry| registry.register_collector(Box::new(Look(look))));
+        self.registry().register_collector(Box::new(Look(look)));
     }
 }
 

@@ -25,9 +25,9 @@ use prometheus_client::metrics::family::MetricConstructor;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Metric, Registry};
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What all names begin with.
 const PREFIX: &str = "strata";
@@ -72,16 +72,19 @@ impl Metrics {
         Metrics(Arc::new(Mutex::new(registry)))
     }
 
-    /// Adds metrics to it.
-    pub fn register(&self, add: impl FnOnce(&mut Registry)) {
-        add(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a metric to it, which is still counted by whoever has it.
+    fn add(&self, name: &str, help: &str, metric: &(impl Metric + Clone)) {
+        self.registry().register(name, help, metric.clone());
     }
 
     /// All of them as of now.
     pub fn text(&self) -> String {
         let mut text = String::new();
-        encode(&mut text, &self.0.lock().unwrap_or_else(PoisonError::into_inner))
-            .expect("a text in memory takes everything");
+        encode(&mut text, &self.registry()).expect("a text in memory takes everything");
         text
     }
 }

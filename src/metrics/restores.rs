@@ -38,16 +38,11 @@ impl RestoreCounts {
     /// Among those metrics.
     pub fn new(metrics: &Metrics) -> Self {
         let counts = RestoreCounts::default();
-        metrics.register(|registry| {
-            let ended = "Restores of backups into volumes that came to an end in this process";
-            registry.register("restore_duration_seconds", ended, counts.ended.clone());
-            let waiting = "Restores that wait for their turn in this process";
-            registry.register("restores_waiting", waiting, counts.waiting.clone());
-            let running = "Restores under way in this process";
-            registry.register("restores_running", running, counts.running.clone());
-            let restored = "What restores brought back of volumes";
-            registry.register("restore_bytes", restored, counts.restored.clone());
-        });
+        let ended = "Restores of backups into volumes that came to an end in this process";
+        metrics.add("restore_duration_seconds", ended, &counts.ended);
+        metrics.add("restores_waiting", "Restores that wait for their turn in this process", &counts.waiting);
+        metrics.add("restores_running", "Restores under way in this process", &counts.running);
+        metrics.add("restore_bytes", "What restores brought back of volumes", &counts.restored);
         counts
     }
 

@@ -4,7 +4,6 @@ use super::Metrics;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct OfShare {
@@ -75,28 +74,27 @@ impl ShareGauges {
     /// Among those metrics.
     pub fn new(metrics: &Metrics) -> Self {
         let gauges = ShareGauges::default();
-        metrics.register(|registry| gauges.register(registry));
-        gauges
-    }
-
-    fn register(&self, registry: &mut Registry) {
-        let mut add = |name: &str, help: &str, gauges: &Gauges| registry.register(name, help, gauges.clone());
-        add("share_size_bytes", "The share's size", &self.total);
-        add("share_free_bytes", "What is not in use of the share", &self.free);
-        add("share_provisioned_bytes", "The capacities of its volumes together", &self.provisioned);
-        add("share_volumes", "Volumes on the share", &self.volumes);
-        add("share_layers_max", "Layers of the volume that has most", &self.layers_max);
-        add("share_merges_pending", "Volumes whose layers wait to be merged, or are", &self.merges);
-        add(
+        metrics.add("share_size_bytes", "The share's size", &gauges.total);
+        metrics.add("share_free_bytes", "What is not in use of the share", &gauges.free);
+        metrics.add("share_provisioned_bytes", "The capacities of its volumes together", &gauges.provisioned);
+        metrics.add("share_volumes", "Volumes on the share", &gauges.volumes);
+        metrics.add("share_layers_max", "Layers of the volume that has most", &gauges.layers_max);
+        metrics.add("share_merges_pending", "Volumes whose layers wait to be merged, or are", &gauges.merges);
+        metrics.add(
             "share_merge_oldest_timestamp_seconds",
             "Since when the longest of them waits, in Unix time; 0: none does",
-            &self.merges_oldest,
+            &gauges.merges_oldest,
         );
-        add("share_merge_copied_bytes", "What the merges that run have copied", &self.merges_copied);
-        add("share_merge_size_bytes", "What the merges that run copy in all", &self.merges_to_copy);
-        add("share_damaged_volumes", "Volumes whose record cannot be read", &self.damaged);
+        metrics.add(
+            "share_merge_copied_bytes",
+            "What the merges that run have copied",
+            &gauges.merges_copied,
+        );
+        metrics.add("share_merge_size_bytes", "What the merges that run copy in all", &gauges.merges_to_copy);
+        metrics.add("share_damaged_volumes", "Volumes whose record cannot be read", &gauges.damaged);
         let by_state = "Volumes whose layers are to be merged, by what becomes of it";
-        registry.register("share_merges", by_state, self.merges_by_state.clone());
+        metrics.add("share_merges", by_state, &gauges.merges_by_state);
+        gauges
     }
 
     /// What a look at a share found.

@@ -8,6 +8,18 @@ pub const CLASS: &str = "strata-e2e";
 pub const REPOSITORY: &str = "strata-e2e";
 pub const KEYS: &str = "strata-e2e-keys";
 
+/// What the chart is told in every cluster.
+pub fn values(share: &str) -> Value {
+    json!({
+        "shares": [{"source": share}],
+        "log": {"format": "text"},
+        "storageClass": {"name": CLASS},
+        "volumeSnapshotClass": {"name": CLASS, "parameters": {"strata.dev/repository": REPOSITORY}},
+        "backup": {"secrets": [KEYS]},
+        "crds": {"keep": false},
+    })
+}
+
 pub fn namespace(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
 }

@@ -103,19 +103,10 @@ impl Cluster for Real {
     fn values(&self) -> Value {
         let (repository, tag) = self.image.rsplit_once(':').expect("looked at in the beginning");
         let replicas = self.kubectl.list("node").map_or(1, |nodes| nodes.len().clamp(1, 2));
-        json!({
-            "shares": [{"source": self.share}],
-            "image": {"repository": repository, "tag": tag},
-            "log": {"format": "text"},
-            "controller": {"replicas": replicas},
-            "storageClass": {"name": objects::CLASS},
-            "volumeSnapshotClass": {
-                "name": objects::CLASS,
-                "parameters": {"strata.dev/repository": objects::REPOSITORY},
-            },
-            "backup": {"secrets": [objects::KEYS]},
-            "crds": {"keep": false},
-        })
+        let mut values = objects::values(&self.share);
+        values["image"] = json!({"repository": repository, "tag": tag});
+        values["controller"] = json!({"replicas": replicas});
+        values
     }
 
     fn helm(&self, arguments: &[&str]) -> Result<String> {

@@ -43,6 +43,22 @@ impl Driver {
         driver
     }
 
+    /// One that is not launched yet, with a folder in `dir` as its share.
+    pub fn on_folder(dir: &Path, node: &str, variables: &[(&str, &str)]) -> Driver {
+        let share = dir.join("share");
+        std::fs::create_dir(&share).expect("a folder for the share");
+        let program = Path::new(env!("CARGO_BIN_EXE_strata"));
+        let source = format!("dir:{}", share.display());
+        let mut driver = Driver::prepare(program, &dir.join("d"), &[&source], node);
+        let (img, daemon) = (crate::support::qemu_img(), crate::support::qemu_storage_daemon());
+        let qemu = [
+            ("STRATA_QEMU_IMG", img.to_str().expect("a path in UTF-8")),
+            ("STRATA_QEMU_STORAGE_DAEMON", daemon.to_str().expect("a path in UTF-8")),
+        ];
+        driver.set_environment(&[&qemu[..], variables].concat());
+        driver
+    }
+
     /// A driver that is not launched yet.
     pub fn prepare(program: &Path, dir: &Path, shares: &[&str], node: &str) -> Driver {
         Driver {

@@ -187,24 +187,15 @@ impl Cluster for Hosts {
     }
 
     fn values(&self) -> Value {
-        let path = |name: &str| self.machine.path(name).display().to_string();
-        json!({
-            "shares": [{"source": self.share}],
-            "image": {"repository": IMAGE},
-            "log": {"format": "text"},
-            "stateDir": path("state"),
-            "runDir": path("run"),
-            "kubeletDir": path("kubelet"),
-            "controller": {"podDisruptionBudget": !self.old},
-            // This machine's kernel may not let ext4 grow while it is mounted.
-            "storageClass": {"name": objects::CLASS, "fsType": "xfs"},
-            "volumeSnapshotClass": {
-                "name": objects::CLASS,
-                "parameters": {"strata.dev/repository": objects::REPOSITORY},
-            },
-            "backup": {"secrets": [objects::KEYS]},
-            "crds": {"keep": false},
-        })
+        let mut values = objects::values(&self.share);
+        values["image"] = json!({"repository": IMAGE});
+        for (value, folder) in [("stateDir", "state"), ("runDir", "run"), ("kubeletDir", "kubelet")] {
+            values[value] = json!(self.machine.path(folder));
+        }
+        values["controller"] = json!({"podDisruptionBudget": !self.old});
+        // This machine's kernel may not let ext4 grow while it is mounted.
+        values["storageClass"]["fsType"] = json!("xfs");
+        values
     }
 
     fn helm(&self, arguments: &[&str]) -> Result<String> {
