@@ -42,16 +42,23 @@ impl FromStr for Endpoint {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let text = text.trim().trim_end_matches('/');
-        let is_fine = |uri: &http::Uri| {
-            matches!(uri.scheme_str(), Some("http" | "https"))
-                && uri.host().is_some()
-                && uri.query().is_none()
-        };
-        match text.is_empty() || text.parse::<http::Uri>().is_ok_and(|uri| is_fine(&uri)) {
+        match text.is_empty()
+            || text.parse::<http::Uri>().is_ok_and(|uri| is_receiver(&uri) && uri.query().is_none())
+        {
             true => Ok(Endpoint(text.to_owned())),
-            false => Err("write http://HOST:PORT or https://HOST:PORT of an OTLP/HTTP receiver".to_owned()),
+            false => Err(format!(
+                "write http://HOST:PORT or https://HOST:PORT of an OTLP/HTTP receiver; {ELSEWHERE}"
+            )),
         }
     }
+}
+
+/// The address is in the log and among the arguments of processes.
+const ELSEWHERE: &str = "credentials go into OTEL_EXPORTER_OTLP_HEADERS";
+
+fn is_receiver(uri: &http::Uri) -> bool {
+    let has_credentials = uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
+    matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some() && !has_credentials
 }
 
 impl TraceArgs {
@@ -68,8 +75,10 @@ impl TraceArgs {
             return Ok(None);
         }
         if let Some(of_traces) = of(OF_TRACES) {
-            let parsed: Result<http::Uri, _> = of_traces.parse();
-            ensure!(parsed.is_ok_and(|uri| uri.host().is_some()), "{OF_TRACES} is no URL: {of_traces:?}");
+            ensure!(
+                of_traces.parse::<http::Uri>().is_ok_and(|uri| is_receiver(&uri)),
+                "{OF_TRACES} is no URL such as https://HOST:PORT/v1/traces; {ELSEWHERE}"
+            );
             return Ok(Some(of_traces));
         }
         let endpoint = self.otlp_endpoint.as_ref().filter(|endpoint| !endpoint.0.is_empty());
@@ -168,9 +177,17 @@ mod tests {
         for fine in ["http://collector:4318", "https://c.example/otlp/", ""] {
             assert!(fine.parse::<Endpoint>().is_ok(), "{fine}");
         }
-        for wrong in ["collector:4318", "grpc://collector:4317", "http://", "http://c/?x=1", "nonsense"] {
+        for wrong in [
+            "collector:4318",
+            "grpc://collector:4317",
+            "http://",
+            "http://c/?x=1",
+            "http://me:hunter2@c:4318",
+            "nonsense",
+        ] {
             let error = wrong.parse::<Endpoint>().unwrap_err();
-            assert!(error.contains("http://HOST:PORT"), "{error}");
+            assert!(error.contains("http://HOST:PORT") && error.contains("_HEADERS"), "{error}");
+            assert!(!error.contains("hunter2"), "{error}");
         }
     }
 
