@@ -21,6 +21,12 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// A part of the work has ended, which goes on as long as the process leads.
+    #[snafu(display("a part of this process broke off, so all of it ends: {reason}"))]
+    Broken {
+        /// What happened.
+        reason: String,
+    },
     /// An object without what the API gives to each.
     #[snafu(display("an object has no {what}"))]
     Incomplete {

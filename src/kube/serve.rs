@@ -8,7 +8,7 @@ use super::crd::repository::BackupRepository;
 use super::crd::schedule::BackupSchedule;
 use super::crd::snapshot::{VolumeSnapshot, VolumeSnapshotClass};
 use super::due::Wanted;
-use super::error::Error;
+use super::error::{BrokenSnafu, Error};
 use super::events::Events;
 use super::figures::{Objects, figures};
 use super::lease::{Election, LeaseSettings};
@@ -48,8 +48,8 @@ pub struct Parts {
     pub metrics: Metrics,
 }
 
-/// Waits until this process leads, works until `stop`, and lets the next one lead. An error: it leads no longer, and must
-/// end, for another may be at work.
+/// Waits until this process leads, works until `stop`, and lets the next one lead. An error: it leads no longer, or a part of it
+/// broke off; it must end, for another may be at work, or is to be.
 pub async fn serve(parts: Parts, stop: impl Future<Output = ()>) -> Result<(), Error> {
     let mut election = Election::new(parts.client.clone(), parts.lease);
     tokio::pin!(stop);
@@ -81,6 +81,10 @@ pub async fn serve(parts: Parts, stop: impl Future<Output = ()>) -> Result<(), E
     parts.metrics.look(move || figures(&stores.objects(&driver, &wanted)));
     let lost = tokio::select! {
         lost = election.keep() => Some(lost),
+        Some(ended) = work.join_next() => {
+            let reason = ended.map_or_else(|error| error.to_string(), |()| "a watch has ended".to_owned());
+            Some(BrokenSnafu { reason }.build())
+        }
         () = &mut stop => None,
     };
     // First nothing new is begun.

@@ -1,6 +1,7 @@
 //! Snapshots at times, and which backups stay: over simulated days.
 
 use super::world::{LIMIT, MIB, World, patch_status};
+use futures::stream::{self, BoxStream, StreamExt};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::ResourceExt;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 use strata::kube::crd::backup::{Phase, VolumeBackup};
 use strata::kube::crd::schedule::BackupSchedule;
 use strata::kube::crd::snapshot::VolumeSnapshot;
-use strata::kube::{SetClock, names};
+use strata::kube::{Clock, Error, SetClock, names, serve};
 use strata::volume::VolumeId;
 
 /// A claim that is bound to a volume, as the provisioner leaves it.
@@ -143,4 +144,32 @@ async fn a_schedule_takes_snapshots_and_keeps_what_its_rules_say() {
     clock.set(first + SignedDuration::from_hours(24 * 9));
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(play_sidecars(&world, volume).await.len(), 1);
+}
+
+/// A clock that breaks whatever asks it.
+struct NoClock;
+
+impl Clock for NoClock {
+    fn now(&self) -> Timestamp {
+        panic!("this test has no time")
+    }
+    fn jumps(&self) -> BoxStream<'static, ()> {
+        stream::pending().boxed()
+    }
+}
+
+/// Who leads and does nothing would keep all others from it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_part_that_breaks_off_ends_the_whole() {
+    let world = World::new().await;
+    let schedule = json!({
+        "apiVersion": "strata.dev/v1alpha1", "kind": "BackupSchedule",
+        "metadata": {"name": "s", "namespace": world.namespace},
+        "spec": {"schedule": "@daily", "selector": {}, "repository": world.repository,
+            "volumeSnapshotClassName": world.class_name("plain")},
+    });
+    world.server.apply(&schedule.to_string()).await;
+    let ended = serve(world.parts("breaks", Arc::new(NoClock)), std::future::pending());
+    let error = tokio::time::timeout(LIMIT, ended).await.expect("it ends").unwrap_err();
+    assert!(matches!(error, Error::Broken { .. }), "{error}");
 }
