@@ -43,7 +43,9 @@ impl Driver {
         driver
     }
 
-    /// One that is not launched yet, with a folder in `dir` as its share.
+    /// One that is not launched yet, with a folder in `dir` as its share. For tests alone: examples are built without the
+    /// program's path.
+    #[cfg(test)]
     pub fn on_folder(dir: &Path, node: &str, variables: &[(&str, &str)]) -> Driver {
         let share = dir.join("share");
         std::fs::create_dir(&share).expect("a folder for the share");
