@@ -116,8 +116,12 @@ fn run_groups<W: Word, const GROUPS: usize, const N: usize>(
     let mut groups: [[W; 4]; GROUPS] = std::array::from_fn(|group| {
         std::array::from_fn(|word| W::of(|lane| states[group * width + lane][word]))
     });
+    // Loops where each block comes by: the closures of `from_fn` become calls, as they lack this function's target features.
+    let mut words = [[W::of(|_| 0); 16]; GROUPS];
     for block in 0..blocks {
-        let words = std::array::from_fn(|group| W::block(&data[group * width..], block * BLOCK));
+        for (group, words) in words.iter_mut().enumerate() {
+            *words = W::block(&data[group * width..], block * BLOCK);
+        }
         compress(&mut groups, &words);
     }
     for (at, state) in states.iter_mut().enumerate() {
@@ -244,8 +248,11 @@ impl Word for u32x4 {
     fn block(messages: &[&[u8]], offset: usize) -> [Self; 16] {
         let mut block = [u32x4::ZERO; 16];
         for (quarter, out) in block.chunks_exact_mut(4).enumerate() {
-            let of_lane = |lane: usize| u32x4::new(words(&messages[lane][offset + 16 * quarter..][..16]));
-            out.copy_from_slice(&u32x4::transpose(std::array::from_fn(of_lane)));
+            let mut lanes = [u32x4::ZERO; 4];
+            for (lane, message) in lanes.iter_mut().zip(messages) {
+                *lane = u32x4::new(words(&message[offset + 16 * quarter..][..16]));
+            }
+            out.copy_from_slice(&u32x4::transpose(lanes));
         }
         block
     }
@@ -253,7 +260,9 @@ impl Word for u32x4 {
 
 #[inline(always)]
 fn words<const WORDS: usize>(bytes: &[u8]) -> [u32; WORDS] {
-    std::array::from_fn(|at| {
-        u32::from_le_bytes([bytes[4 * at], bytes[4 * at + 1], bytes[4 * at + 2], bytes[4 * at + 3]])
-    })
+    let mut words = [0; WORDS];
+    for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
+        *word = u32::from_le_bytes(*bytes);
+    }
+    words
 }

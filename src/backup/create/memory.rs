@@ -5,7 +5,7 @@ use crate::backup::BackupError;
 use crate::backup::error::BadRequestSnafu;
 use snafu::ensure;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Bytes per permit.
@@ -23,11 +23,20 @@ pub(super) struct Memory {
     total: u64,
     /// What one window may take.
     window: u64,
-    idle: Mutex<Vec<Vec<u8>>>,
+    held: Mutex<Held>,
     peak: AtomicU64,
     /// Bytes that are to be taken out of the budget for good, and those that are.
     owed: Mutex<u64>,
     charged: AtomicU64,
+}
+
+/// What really is in memory, which may be less than what is reserved.
+#[derive(Debug, Default)]
+struct Held {
+    /// Bytes of the buffers that somebody has.
+    used: u64,
+    /// Buffers that nobody has now.
+    idle: Vec<Vec<u8>>,
 }
 
 impl Memory {
@@ -41,9 +50,9 @@ impl Memory {
         );
         ensure!(total >= window.next_multiple_of(UNIT), BadRequestSnafu { reason });
         let permits = Arc::new(Semaphore::new((total / UNIT) as usize));
-        let (window, idle, owed) = (window.next_multiple_of(UNIT), Mutex::default(), Mutex::default());
+        let (window, held, owed) = (window.next_multiple_of(UNIT), Mutex::default(), Mutex::default());
         let (peak, charged) = (AtomicU64::new(0), AtomicU64::new(0));
-        Ok(Arc::new(Memory { permits, total, window, idle, peak, owed, charged }))
+        Ok(Arc::new(Memory { permits, total, window, held, peak, owed, charged }))
     }
 
     /// Waits until so much is free. Reservations are granted in the order in which they were asked for.
@@ -75,7 +84,7 @@ impl Memory {
 
     /// Lets the buffers go that nobody uses now.
     pub fn shrink(&self) {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.held().idle.clear();
     }
 
     /// The most bytes that were reserved at a time.
@@ -87,24 +96,37 @@ impl Memory {
         (self.total / UNIT - self.permits.available_permits() as u64) * UNIT
     }
 
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn allocate(&self, length: usize) -> Vec<u8> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.held();
         // Not a much larger one: what is taken is more than what is paid for.
         let fits = |buffer: &Vec<u8>| buffer.len() >= length && buffer.len() - length <= length / 64;
-        if let Some(at) = idle.iter().position(fits) {
-            return idle.swap_remove(at);
-        }
-        let kept = |idle: &Vec<Vec<u8>>| idle.iter().map(|buffer| buffer.len() as u64).sum::<u64>();
-        while !idle.is_empty() && kept(&idle) + self.in_use() > self.total {
-            idle.swap_remove(0);
-        }
+        let again = held.idle.iter().position(fits).map(|at| held.idle.remove(at));
+        held.used += again.as_ref().map_or(length, Vec::len) as u64;
+        self.trim(&mut held);
+        drop(held);
         // From the kernel, and not touched before it is filled.
-        vec![0; length]
+        again.unwrap_or_else(|| vec![0; length])
     }
 
     fn give_back(&self, buffer: Vec<u8>) {
+        let mut held = self.held();
+        held.used -= buffer.len() as u64;
         if buffer.len() >= POOLED {
-            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+            held.idle.push(buffer);
+            self.trim(&mut held);
+        }
+    }
+
+    /// Buffers are kept for others only within the budget; the one that lay there longest goes first.
+    fn trim(&self, held: &mut Held) {
+        let taken = held.used + self.charged.load(Ordering::Relaxed);
+        let idle = |held: &Held| held.idle.iter().map(|buffer| buffer.len() as u64).sum::<u64>();
+        while !held.idle.is_empty() && taken + idle(held) > self.total {
+            held.idle.remove(0);
         }
     }
 }
@@ -146,6 +168,7 @@ impl Buffer {
         let units = (self.length as u64).div_ceil(UNIT) as usize;
         let paid = self._paid.as_mut().and_then(|paid| paid.split(units.min(paid.num_permits())));
         let bytes = self.as_ref().to_vec();
+        self.memory.held().used += bytes.len() as u64;
         Buffer { length: bytes.len(), bytes, memory: Arc::clone(&self.memory), _paid: paid }
     }
 
@@ -201,9 +224,24 @@ mod tests {
         assert_eq!(memory.in_use(), 0);
         let mut whole = memory.reserve(4 << 20).await.unwrap();
         let large = whole.buffer(4 << 20);
-        assert!(memory.idle.lock().unwrap().is_empty(), "nothing idle beside a full budget");
+        assert!(memory.held().idle.is_empty(), "nothing idle beside a full budget");
         drop(large);
         assert_eq!(memory.peak(), 4 << 20);
+    }
+
+    /// Bodies that shrank lie idle in sizes that fit nobody: they go before they are more than the budget.
+    #[tokio::test]
+    async fn what_lies_idle_is_within_the_budget() {
+        let memory = Memory::new(OVERHEAD + (4 << 20), 4 << 20).unwrap();
+        for _ in 0..20 {
+            let mut large = memory.reserve(2 << 20).await.unwrap().buffer(2 << 20);
+            large.truncate(POOLED + 1000);
+            drop(large.shrunk());
+            let held = memory.held();
+            let idle: usize = held.idle.iter().map(Vec::len).sum();
+            assert!(held.used == 0 && idle <= 4 << 20, "{idle} bytes lie idle");
+            assert!(held.idle.iter().any(|buffer| buffer.len() == 2 << 20), "none would be used again");
+        }
     }
 
     /// What is kept to the end leaves less to the windows, and always enough for one.
