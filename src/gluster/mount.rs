@@ -178,6 +178,14 @@ pub(super) fn abandon(at: &Path) {
     }
 }
 
+/// Unmounts what was mounted just now and is not to be used: also where something, such as a child that is being started,
+/// holds a file of it for a moment.
+pub(super) fn discard(at: &Path) {
+    if let Err(error) = unmount(at).or_else(|_| lazily_unmount(at)) {
+        tracing::warn!(%error, "a mount stays");
+    }
+}
+
 fn lazily_unmount(at: &Path) -> Result<(), MountError> {
     detach_with(at, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)
 }

@@ -166,8 +166,7 @@ fn open_gluster(
         Ok((Share { key, source: source.clone(), root: place.root.clone() }, findings))
     });
     if opened.is_err() && mounted == Mounted::Now {
-        // A share that is refused is not left about; the reason for the refusal is the better error.
-        let _ = mount::unmount(&place.root);
+        mount::discard(&place.root);
     }
     opened
 }
