@@ -216,6 +216,55 @@ fn a_snapshot_name_belongs_to_one_volume() {
     domain.volumes.snapshot(two, "snap").unwrap();
 }
 
+/// From the claim until the snapshot is in the record nothing but the volume's lock shows that the name is taken.
+#[test]
+fn a_name_is_taken_while_its_snapshot_is_being_made() {
+    let domain = Domain::new();
+    let (one, two) = (domain.create("one", VolumeKind::Qcow2), domain.create("two", VolumeKind::Qcow2));
+    let volumes = domain.volumes.clone();
+    steps::meanwhile(steps::Step::SnapshotNamed, move || {
+        let early = std::thread::spawn(move || volumes.snapshot(two, "snap")).join().unwrap();
+        assert!(matches!(early, Err(Error::Pending { .. })), "{early:?}");
+    });
+    domain.volumes.snapshot(one, "snap").unwrap();
+    assert!(matches!(domain.volumes.snapshot(two, "snap"), Err(Error::NameTaken { .. })));
+}
+
+/// A claim that nothing came of, or that nobody can read, is taken over by one of those that want the name at one moment.
+#[rstest]
+#[case::forgotten(VolumeId::from_name("gone").to_string())]
+#[case::unreadable("?".to_owned())]
+fn of_several_that_find_a_name_of_nobody_one_gets_it(#[case] claimed: String) {
+    let domain = Domain::new();
+    let wanting: Vec<VolumeId> =
+        (0..4).map(|index| domain.create(&format!("pvc-{index}"), VolumeKind::Qcow2)).collect();
+    for round in 0..3 {
+        let name = format!("snap-{round}");
+        let claim = domain.volumes.layout().snapshot_owner(SnapshotId::from_name(&name));
+        std::fs::create_dir_all(claim.parent().unwrap()).unwrap();
+        std::fs::write(&claim, &claimed).unwrap();
+        let start = std::sync::Barrier::new(wanting.len());
+        let take = |volume: VolumeId| {
+            start.wait();
+            loop {
+                match domain.volumes.snapshot(volume, &name) {
+                    Err(Error::Pending { .. }) => std::thread::sleep(std::time::Duration::from_millis(5)),
+                    taken => return taken,
+                }
+            }
+        };
+        let taken: Vec<_> = std::thread::scope(|scope| {
+            let take = &take;
+            let takers: Vec<_> = wanting.iter().map(|volume| scope.spawn(move || take(*volume))).collect();
+            takers.into_iter().map(|taker| taker.join().unwrap()).collect()
+        });
+        let (got, refused): (Vec<_>, Vec<_>) = taken.into_iter().partition(Result::is_ok);
+        assert!(refused.iter().all(|other| matches!(other, Err(Error::NameTaken { .. }))), "{refused:?}");
+        let got: Vec<String> = got.into_iter().map(|one| one.unwrap().handle.volume.to_string()).collect();
+        assert_eq!(got, [std::fs::read_to_string(&claim).unwrap()], "round {round}");
+    }
+}
+
 /// G15: after a reboot the node's notes are there, the daemon and the mounts are not; the volume is staged anew.
 #[test]
 fn a_volume_whose_daemon_and_mounts_are_gone_is_staged_anew() {

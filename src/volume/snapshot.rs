@@ -2,13 +2,15 @@
 
 use super::error::*;
 use super::id::{SnapshotId, VolumeId};
+use super::lock::{Mode, ShareLock};
 use super::record::{Record, Snapshot, State};
 use super::steps::{Step, reached};
-use super::store::{read_if_exists, remove_file};
+use super::store::{TURN_WAIT, read_if_exists, remove_file};
 use super::view::SnapshotView;
 use super::volumes::Volumes;
 use crate::host::fsio;
 use snafu::ensure;
+use std::path::Path;
 
 impl Volumes {
     /// Takes a snapshot, of a volume in use or not, or finds the one that an earlier call of that name took.
@@ -30,34 +32,53 @@ impl Volumes {
             }
         }
         self.claim_name(volume, id, name)?;
+        reached(Step::SnapshotNamed);
         locked.stop_merge()?;
         let snapshot = locked.cut(id, name)?;
         locked.write_info()?;
         Ok(self.snapshot_view(volume, &snapshot))
     }
 
-    /// A snapshot's name is one name for all volumes of the driver.
+    /// A snapshot's name is one name for all volumes of the driver. Who has it says a file, which is changed only by whoever
+    /// holds the lock of the volume that it names: so a volume that has claimed a name keeps it until its record has the
+    /// snapshot, and of several that find a claim of nobody's one takes it.
     fn claim_name(&self, volume: VolumeId, id: SnapshotId, name: &str) -> Result<(), Error> {
         let path = self.layout.snapshot_owner(id);
-        let owner = read_if_exists(&path).map_err(Error::io("read", &path))?;
-        let owner = owner.and_then(|bytes| String::from_utf8(bytes).ok()?.parse::<VolumeId>().ok());
-        if let Some(owner) = owner.filter(|owner| *owner != volume) {
-            let theirs = self.read(owner)?.is_some_and(|record| record.snapshot(id).is_some());
-            let difference = format!("it is a snapshot of volume {owner}");
-            ensure!(!theirs, NameTakenSnafu { name, difference });
-        }
-        if owner == Some(volume) {
+        let claim = volume.to_string();
+        let pending = || Error::Pending {
+            volume,
+            doing: format!("another volume is about to take, or to delete, a snapshot of the name {name:?}"),
+        };
+        let Some(owner) = owner(&path)? else {
+            super::provision::make_folder(path.parent().expect("it is in a folder"))?;
+            return match fsio::create_exclusive(&path, claim.as_bytes()) {
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Err(pending()),
+                created => Ok(created?),
+            };
+        };
+        if owner == volume {
             return Ok(());
         }
-        super::provision::make_folder(path.parent().expect("it is in a folder"))?;
-        remove_file(&path)?;
-        match fsio::create_exclusive(&path, volume.to_string().as_bytes()) {
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                let doing = format!("another volume takes a snapshot of the name {name:?}");
-                PendingSnafu { volume, doing }.fail()
-            }
-            created => Ok(created?),
+        self.ensure_not_of(owner, id, name)?;
+        // Without waiting for long: it may be waiting for ours.
+        let lock = ShareLock::acquire(&self.layout.lock(owner), Mode::Exclusive, TURN_WAIT);
+        let lock = lock.map_err(Error::io("lock", self.layout.lock(owner)))?.ok_or_else(pending)?;
+        self.ensure_not_of(owner, id, name)?;
+        if self::owner(&path)? != Some(owner) {
+            return Err(pending());
         }
+        // A lock that was revoked refuses to be read.
+        let still_held = || lock.last_generation().map(drop);
+        fsio::write_atomic_if(&path, claim.as_bytes(), || {
+            still_held().map_err(Error::io("read", self.layout.lock(owner)))
+        })
+    }
+
+    fn ensure_not_of(&self, owner: VolumeId, id: SnapshotId, name: &str) -> Result<(), Error> {
+        let theirs = self.read(owner)?.is_some_and(|record| record.snapshot(id).is_some());
+        let difference = format!("it is a snapshot of volume {owner}");
+        ensure!(!theirs, NameTakenSnafu { name, difference });
+        Ok(())
     }
 
     /// Notes whose a snapshot is that was not taken here.
@@ -79,10 +100,9 @@ impl Volumes {
             reached(Step::DeleteDropped);
             locked.write_info()?;
         }
-        let owner = self.layout.snapshot_owner(snapshot);
-        let names = read_if_exists(&owner).map_err(Error::io("read", &owner))?;
-        if names.is_some_and(|bytes| bytes == volume.to_string().as_bytes()) {
-            remove_file(&owner)?;
+        let path = self.layout.snapshot_owner(snapshot);
+        if owner(&path)? == Some(volume) {
+            remove_file(&path)?;
         }
         Ok(())
     }
@@ -132,4 +152,11 @@ impl Volumes {
             consistency: snapshot.consistency,
         }
     }
+}
+
+/// The volume that a claim on a snapshot's name names. One that cannot be read is that of a volume that there is not.
+fn owner(claim: &Path) -> Result<Option<VolumeId>, Error> {
+    let bytes = read_if_exists(claim).map_err(Error::io("read", claim))?;
+    let parsed = |bytes| String::from_utf8(bytes).ok()?.parse().ok();
+    Ok(bytes.map(|bytes| parsed(bytes).unwrap_or_else(|| VolumeId::from_name(""))))
 }

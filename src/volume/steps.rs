@@ -63,6 +63,8 @@ steps! {
     RepairRebuilt = "repair-rebuilt",
     /// An image that the record does not know was moved aside.
     RepairMoved = "repair-moved",
+    /// A snapshot's name is claimed for its volume; nothing of the cut is journaled.
+    SnapshotNamed = "snapshot-named",
     /// The cut is journaled; there is no overlay.
     CutIntended = "cut-intended",
     /// The overlay has its final name; nothing writes to it.

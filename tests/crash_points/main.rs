@@ -44,6 +44,7 @@ fn scenarios(step: Step) -> &'static [(&'static str, Scenario)] {
         Step::AdoptLinked => &[("cinder", imports::adopt), ("repaired", imports::adopt_repaired)],
         Step::AdoptRecorded | Step::AdoptUnlinked => &[("cinder", imports::adopt)],
         Step::CloneAnnounced => &[("clone", lifecycle::clone)],
+        Step::SnapshotNamed => &[("given up", points::claim)],
         Step::CutIntended | Step::CutOverlayMade | Step::CutRecorded => {
             &[("detached", points::cut_detached), ("attached", points::cut_attached)]
         }

@@ -44,6 +44,18 @@ pub fn cut_detached(step: Step) {
     world.end(&[disk.volume()]);
 }
 
+/// A name that was claimed for a snapshot which nobody asks for again is free for another volume's.
+pub fn claim(step: Step) {
+    let mut world = World::new();
+    world.arm(step);
+    let (first, second) = (world.disk("pvc-1", "qcow2"), world.disk("pvc-2", "qcow2"));
+    world.dies(|driver| driver.snapshot(&first.id, "s1"));
+    world.calm();
+    world.snapshot(&second, "s1");
+    assert_eq!(world.driver.snapshot(&first.id, "s1").unwrap_err().code(), Code::AlreadyExists);
+    world.end(&[first.volume(), second.volume()]);
+}
+
 pub fn cut_attached(step: Step) {
     cut_under_a_writer(step, Use::Ext4);
 }
