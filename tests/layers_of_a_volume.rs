@@ -265,6 +265,45 @@ fn of_several_that_find_a_name_of_nobody_one_gets_it(#[case] claimed: String) {
     }
 }
 
+/// What waits for the next cut, for a clone, or for the snapshot of a deleted volume is no work: to look into it again and again
+/// would take the lock that all volumes of the share have in common.
+#[test]
+fn nothing_is_due_where_nothing_can_be_done() {
+    let domain = Domain::new();
+    let volumes = &domain.volumes;
+    let due = || volumes.volumes_to_tidy().unwrap();
+    let volume = domain.create("pvc", VolumeKind::Qcow2);
+    let write = |value| {
+        write_at(&domain.attach(volume, Access::Block), 0, &[value; BLOCK]);
+        domain.detach(volume);
+    };
+    write(1);
+    let first = volumes.snapshot(volume, "s1").unwrap();
+    write(2);
+    volumes.delete_snapshot(volume, first.handle.snapshot).unwrap();
+    assert_eq!(due(), [], "the boundary waits for the next cut");
+    let second = volumes.snapshot(volume, "s2").unwrap();
+    assert_eq!(due(), [volume], "the cut has come");
+    volumes.tidy(volume).unwrap();
+    assert_eq!(due(), []);
+
+    let of = VolumeSource::Snapshot(second.handle.clone());
+    let clone = domain.create_from("clone", VolumeKind::Qcow2, Some(of));
+    volumes.delete_snapshot(volume, second.handle.snapshot).unwrap();
+    let third = volumes.snapshot(volume, "s3").unwrap();
+    assert_eq!(due(), [], "it waits for the clone");
+    volumes.delete(clone).unwrap();
+    assert_eq!(due(), [volume], "the clone is gone");
+    volumes.tidy(volume).unwrap();
+
+    volumes.delete(volume).unwrap();
+    assert_eq!(due(), [], "its snapshot stays");
+    volumes.delete_snapshot(volume, third.handle.snapshot).unwrap();
+    assert_eq!(due(), [volume], "nothing of it is to stay");
+    volumes.tidy(volume).unwrap();
+    assert_eq!(volumes.list().unwrap(), []);
+}
+
 /// G15: after a reboot the node's notes are there, the daemon and the mounts are not; the volume is staged anew.
 #[test]
 fn a_volume_whose_daemon_and_mounts_are_gone_is_staged_anew() {

@@ -11,7 +11,7 @@ use super::references::list_ids;
 use super::store::lost_share;
 use super::view::VolumeView;
 use super::volumes::Volumes;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
@@ -325,7 +325,8 @@ impl Volumes {
         let waited = self.index.known().volumes.get(&id).and_then(|entry| entry.work.waits);
         // What was last written of it made the work, unless it was there before.
         let since = waited.unwrap_or(stamp.modified.0);
-        let waits = has_work(&record).then_some(since);
+        // What a clone stands on counts, for the record does not tell of clones.
+        let waits = has_work(&record, &HashSet::new()).then_some(since);
         let (layers, merges) = (record.layers.len(), record.merge.is_some());
         let work = Work { layers, waits, merges, deleted: record.state == State::Deleted };
         let view = (record.state == State::Ready).then(|| self.view(&record));

@@ -5,12 +5,12 @@
 
 use super::agents::{MergeReport, MergeStep};
 use super::error::*;
-use super::id::VolumeId;
+use super::id::{LayerId, VolumeId};
 use super::lock::Mode;
 use super::merge::{Begun, candidates};
 use super::merge_site::MergeSite;
 use super::record::{Merge, Record, State};
-use super::references::sources;
+use super::references::{sources, unreferenced};
 use super::restore::is_forsaken;
 use super::steps::{Step, reached};
 use super::store::{Locked, exists};
@@ -60,7 +60,7 @@ impl Volumes {
             Ok(None) => self.leftovers(*volume).is_ok_and(|leftovers| leftovers.is_some()),
             Ok(Some(record)) if record.state == State::Restoring => is_forsaken(&record),
             Ok(Some(record)) => {
-                wants_tidying(&record)
+                self.has_work_beside_clones(&record)
                     || exists(&self.layout.background(*volume)).unwrap_or(true)
                     || self.wants_flattening(&record).is_ok_and(|wanted| wanted)
             }
@@ -68,6 +68,12 @@ impl Volumes {
             Err(_) => false,
         });
         Ok(volumes)
+    }
+
+    /// What clones stand on waits for them. They are read only where something waits.
+    fn has_work_beside_clones(&self, record: &Record) -> bool {
+        has_work(record, &HashSet::new())
+            && self.clones_of(record.id).map_or(true, |(outside, _)| has_work(record, &outside))
     }
 
     /// Merges one pair, or flattens. False when there is nothing to do, or when it has to wait.
@@ -257,24 +263,13 @@ fn outcome(volume: VolumeId, done: Result<bool, Error>, stopped: bool) -> Result
     }
 }
 
-/// Whether a glance at a record shows work that could be done now: no layer waits for the next cut. What a clone stands on
-/// counts, for the record does not tell of clones.
-pub(super) fn has_work(record: &Record) -> bool {
-    record.state == State::Deleted
-        || record.intent.is_some()
+/// Whether a record shows work that can be done now: a boundary that waits for the next cut is none, nor is what a
+/// snapshot holds of a deleted volume. `outside`: the layers that other volumes stand on, as far as they were looked for.
+pub(super) fn has_work(record: &Record, outside: &HashSet<LayerId>) -> bool {
+    record.intent.is_some()
         || record.merge.is_some()
         || !record.trash.is_empty()
-        || !candidates(record, &HashSet::new()).is_empty()
-}
-
-/// Whether a glance at a record shows work to do.
-pub(super) fn wants_tidying(record: &Record) -> bool {
-    let unwanted = |layer: &super::record::Layer| {
-        record.active != Some(layer.id) && !record.snapshots.iter().any(|snapshot| snapshot.layer == layer.id)
-    };
-    record.state == State::Deleted
-        || record.intent.is_some()
-        || record.merge.is_some()
-        || !record.trash.is_empty()
-        || record.layers.iter().any(unwanted)
+        || record.state == State::Deleted && record.layers.is_empty()
+        || unreferenced(record, outside).is_some()
+        || !candidates(record, outside).is_empty()
 }

@@ -26,12 +26,22 @@ impl Volumes {
         Ok(fsio::write_atomic(&folder.join(clone.to_string()), b"")?)
     }
 
-    /// The layers of a volume that other volumes stand on. Under the graph lock. A clone that has images and no record
-    /// stands on nobody knows what: an error, for a repair of it needs these layers.
+    /// The layers of a volume that other volumes stand on. Under the graph lock.
     pub(super) fn outside_references(&self, id: VolumeId) -> Result<HashSet<LayerId>, Error> {
-        let mut referred = HashSet::new();
-        let folder = self.layout.children(id);
-        for child in list_ids(&folder)? {
+        let (referred, gone) = self.clones_of(id)?;
+        for child in gone {
+            // A clone that was never finished, or is gone. Nobody can be about to write it: that
+            // would hold the graph lock.
+            remove_file(&self.layout.children(id).join(child.to_string()))?;
+        }
+        Ok(referred)
+    }
+
+    /// The layers of a volume that its clones stand on, and those who were announced as clones and are none. A clone that has
+    /// images and no record stands on nobody knows what: an error, for a repair of it needs these layers.
+    pub(super) fn clones_of(&self, id: VolumeId) -> Result<(HashSet<LayerId>, Vec<VolumeId>), Error> {
+        let (mut referred, mut gone) = (HashSet::new(), Vec::new());
+        for child in list_ids(&self.layout.children(id))? {
             let parents = match self.read(child)? {
                 Some(record) => parents_in(&record, id),
                 None if self.image_files(child)?.is_empty() => BTreeSet::new(),
@@ -41,13 +51,11 @@ impl Volumes {
                 }
             };
             if parents.is_empty() {
-                // A clone that was never finished, or is gone. Nobody can be about to write it: that
-                // would hold the graph lock.
-                remove_file(&folder.join(child.to_string()))?;
+                gone.push(child);
             }
             referred.extend(parents);
         }
-        Ok(referred)
+        Ok((referred, gone))
     }
 
     /// Frees every layer that nothing refers to; of a deleted volume, in the end, all. Then the same
@@ -223,7 +231,7 @@ fn pinned(record: &Record) -> HashSet<LayerId> {
 }
 
 /// The index of a layer that nothing refers to.
-fn unreferenced(record: &Record, outside: &HashSet<LayerId>) -> Option<usize> {
+pub(super) fn unreferenced(record: &Record, outside: &HashSet<LayerId>) -> Option<usize> {
     let pinned = pinned(record);
     let merging = |id| record.merge.as_ref().is_some_and(|merge| merge.lower == id || merge.upper == id);
     record.layers.iter().position(|layer| {
