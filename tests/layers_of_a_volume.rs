@@ -304,6 +304,36 @@ fn nothing_is_due_where_nothing_can_be_done() {
     assert_eq!(volumes.list().unwrap(), []);
 }
 
+/// The clock of the machine that reads is behind by more than a lease: nobody takes its pin for one that is over.
+#[test]
+fn a_pin_holds_whatever_the_clock_of_its_owner_says() {
+    let domain = Domain::new();
+    let volume = domain.create("pvc", VolumeKind::Qcow2);
+    let mut taken = Vec::new();
+    for value in [1, 2] {
+        write_at(&domain.attach(volume, Access::Block), 0, &[value; BLOCK]);
+        domain.detach(volume);
+        taken.push(domain.volumes.snapshot(volume, &format!("s{value}")).unwrap().handle);
+    }
+    let pinned = domain.volumes.pin_snapshot(volume, taken[0].snapshot, "a backup").unwrap();
+    let path = domain.volumes.layout().record(volume);
+    let mut record = record::decode(&std::fs::read(&path).unwrap()).unwrap();
+    record.pins[0].until -= jiff::SignedDuration::from_mins(20);
+    std::fs::write(&path, record::encode(&record)).unwrap();
+
+    let controller = Volumes::new(domain.volumes.share().clone(), domain.volumes.tools().clone());
+    controller.delete_snapshot(volume, taken[0].snapshot).unwrap();
+    controller.tidy(volume).unwrap();
+    let flat = domain.dir.path().join("flat");
+    let img = strata::image::QemuImg::new(support::qemu_img());
+    img.convert(&pinned.chain, &flat, strata::image::Format::Raw, support::disk::LIMIT).unwrap();
+    assert!(support::domain::read_start(&flat, BLOCK) == [1; BLOCK], "the layer was merged away");
+    assert!(!pinned.is_lost());
+    drop(pinned);
+    controller.tidy(volume).unwrap();
+    assert_eq!(domain.volumes.inspect(volume).unwrap().layers.len(), 2, "it is merged once nobody reads it");
+}
+
 /// G15: after a reboot the node's notes are there, the daemon and the mounts are not; the volume is staged anew.
 #[test]
 fn a_volume_whose_daemon_and_mounts_are_gone_is_staged_anew() {

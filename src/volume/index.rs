@@ -5,7 +5,6 @@
 
 use super::error::Error;
 use super::id::{NodeId, VolumeId};
-use super::merge_run::has_work;
 use super::record::State;
 use super::references::list_ids;
 use super::store::lost_share;
@@ -326,7 +325,7 @@ impl Volumes {
         // What was last written of it made the work, unless it was there before.
         let since = waited.unwrap_or(stamp.modified.0);
         // What a clone stands on counts, for the record does not tell of clones.
-        let waits = has_work(&record, &HashSet::new()).then_some(since);
+        let waits = self.has_work(&record, &HashSet::new()).then_some(since);
         let (layers, merges) = (record.layers.len(), record.merge.is_some());
         let work = Work { layers, waits, merges, deleted: record.state == State::Deleted };
         let view = (record.state == State::Ready).then(|| self.view(&record));

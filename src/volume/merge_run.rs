@@ -10,7 +10,7 @@ use super::lock::Mode;
 use super::merge::{Begun, candidates};
 use super::merge_site::MergeSite;
 use super::record::{Merge, Record, State};
-use super::references::{sources, unreferenced};
+use super::references::sources;
 use super::restore::is_forsaken;
 use super::steps::{Step, reached};
 use super::store::{Locked, exists};
@@ -72,8 +72,20 @@ impl Volumes {
 
     /// What clones stand on waits for them. They are read only where something waits.
     fn has_work_beside_clones(&self, record: &Record) -> bool {
-        has_work(record, &HashSet::new())
-            && self.clones_of(record.id).map_or(true, |(outside, _)| has_work(record, &outside))
+        self.has_work(record, &HashSet::new())
+            && self.clones_of(record.id).map_or(true, |(outside, _)| self.has_work(record, &outside))
+    }
+
+    /// Whether a record shows work that can be done now: a boundary that waits for the next cut is none, nor is what a
+    /// snapshot holds of a deleted volume. `outside`: the layers that other volumes stand on, as far as they were looked for.
+    pub(super) fn has_work(&self, record: &Record, outside: &HashSet<LayerId>) -> bool {
+        record.intent.is_some()
+            || record.merge.is_some()
+            || !record.trash.is_empty()
+            || record.state == State::Deleted && record.layers.is_empty()
+            || self.pins.holding(record).len() < record.pins.len()
+            || self.unreferenced(record, outside).is_some()
+            || !candidates(record, outside).is_empty()
     }
 
     /// Merges one pair, or flattens. False when there is nothing to do, or when it has to wait.
@@ -261,15 +273,4 @@ fn outcome(volume: VolumeId, done: Result<bool, Error>, stopped: bool) -> Result
             PendingSnafu { volume, doing }.fail()
         }
     }
-}
-
-/// Whether a record shows work that can be done now: a boundary that waits for the next cut is none, nor is what a
-/// snapshot holds of a deleted volume. `outside`: the layers that other volumes stand on, as far as they were looked for.
-pub(super) fn has_work(record: &Record, outside: &HashSet<LayerId>) -> bool {
-    record.intent.is_some()
-        || record.merge.is_some()
-        || !record.trash.is_empty()
-        || record.state == State::Deleted && record.layers.is_empty()
-        || unreferenced(record, outside).is_some()
-        || !candidates(record, outside).is_empty()
 }

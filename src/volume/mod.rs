@@ -29,6 +29,7 @@ pub mod info_table;
 mod inspect;
 mod inspect_images;
 mod layout;
+mod lease;
 mod local;
 mod lock;
 mod merge;

@@ -2,13 +2,11 @@
 
 use super::error::*;
 use super::id::{VolumeHandle, VolumeId};
-use super::pin::LEASE;
 use super::provision::capacity;
-use super::record::{ParentLayer, Pin, State};
+use super::record::{ParentLayer, State};
 use super::store::Locked;
 use super::view::{CreateVolume, VolumeSource};
 use super::volumes::Volumes;
-use jiff::Timestamp;
 use snafu::{OptionExt, ensure};
 use uuid::Uuid;
 
@@ -59,8 +57,7 @@ impl Volumes {
         let layer = locked.boundary()?;
         let pin = Uuid::new_v4();
         let owner = format!("the clone {:?}", request.name);
-        locked.record.pins.push(Pin { id: pin, layer: layer.layer, owner, until: Timestamp::now() + LEASE });
-        locked.commit()?;
+        locked.add_pin(layer.layer, pin, &owner)?;
         Ok(Some(Boundary { volumes: self, layer, pin }))
     }
 

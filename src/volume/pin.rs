@@ -3,21 +3,20 @@
 use super::chain::{Link, images};
 use super::error::*;
 use super::id::{LayerId, SnapshotId, VolumeId};
+use super::lease::{Lease, Moment, until};
 use super::record::{ParentLayer, Pin};
 use super::store::Locked;
 use super::view::{SnapshotView, VolumeView};
 use super::volumes::Volumes;
 use crate::image::ImageRef;
-use jiff::{SignedDuration, Timestamp};
 use snafu::OptionExt;
+use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use uuid::Uuid;
 
-/// After this a pin whose owner died no longer holds anything up.
-pub(super) const LEASE: SignedDuration = SignedDuration::from_mins(15);
 /// How often the lease is renewed: three tries may fail.
 const RENEWAL: Duration = Duration::from_secs(240);
 
@@ -39,24 +38,11 @@ pub struct Pinned {
     keeper: Option<JoinHandle<()>>,
 }
 
-/// Until when the pins are known to hold.
-struct Lease(Mutex<Timestamp>);
-
-impl Lease {
-    fn set(&self, until: Timestamp) {
-        *self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = until;
-    }
-
-    fn until(&self) -> Timestamp {
-        *self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-}
-
 impl Pinned {
-    /// The pins ran out before they could be renewed (this machine was asleep, the share was away): what was read since
-    /// may be anything, and what was made of it must be thrown away.
+    /// The pins ran out before they could be renewed (this machine was asleep, the share was away), or were taken away: what was
+    /// read since may be anything, and what was made of it must be thrown away.
     pub fn is_lost(&self) -> bool {
-        Timestamp::now() >= self.lease.until()
+        self.lease.is_lost()
     }
 }
 
@@ -141,16 +127,13 @@ impl Volumes {
         let pinned: Vec<VolumeId> = tops.iter().map(|(volume, _)| *volume).collect();
         // From here on the keeper removes the pins, also when a step below fails.
         let (stop, on_stop) = channel();
-        let lease = Arc::new(Lease(Mutex::new(Timestamp::now() + LEASE)));
+        let lease = Arc::new(Lease::since(Moment::now()));
         let (volumes, held, kept) = (self.clone(), pinned, lease.clone());
         let span = tracing::Span::current();
         let keeper = std::thread::spawn(move || {
             let _span = span.entered();
-            while on_stop.recv_timeout(RENEWAL) == Err(RecvTimeoutError::Timeout) {
-                let until = Timestamp::now() + LEASE;
-                if held.iter().all(|volume| volumes.renew(*volume, id, until)) {
-                    kept.set(until);
-                }
+            while on_stop.recv_timeout(RENEWAL) == Err(RecvTimeoutError::Timeout) && !kept.is_lost() {
+                volumes.renew_all(&held, id, &kept);
             }
             held.iter().for_each(|volume| volumes.unpin(*volume, id));
         });
@@ -183,20 +166,30 @@ impl Volumes {
         Ok(pinned)
     }
 
-    /// False when the pin could not be renewed, or had run out and was taken away.
-    fn renew(&self, volume: VolumeId, id: Uuid, until: Timestamp) -> bool {
-        let renewed = self.lock(volume).and_then(|mut locked| {
-            let now = Timestamp::now();
-            let Some(pin) = locked.record.pins.iter_mut().find(|pin| pin.id == id && pin.until > now) else {
-                return Ok(false);
-            };
-            pin.until = until;
-            locked.commit().map(|()| true)
-        });
-        renewed.unwrap_or_else(|error| {
-            tracing::warn!(%volume, %error, "a pin was not renewed; trying again");
-            false
-        })
+    fn renew_all(&self, held: &[VolumeId], id: Uuid, lease: &Lease) {
+        let begun = Moment::now();
+        for volume in held {
+            match self.renew(*volume, id) {
+                Ok(true) => {}
+                Ok(false) => {
+                    tracing::warn!(%volume, "a pin was taken away");
+                    return lease.lose();
+                }
+                Err(error) => {
+                    tracing::warn!(%volume, %error, "a pin was not renewed; trying again");
+                    return;
+                }
+            }
+        }
+        lease.renew(begun);
+    }
+
+    /// False when it is not there any more.
+    fn renew(&self, volume: VolumeId, id: Uuid) -> Result<bool, Error> {
+        let mut locked = self.lock(volume)?;
+        let Some(pin) = locked.record.pins.iter_mut().find(|pin| pin.id == id) else { return Ok(false) };
+        pin.until = until();
+        locked.commit().map(|()| true)
     }
 
     pub(super) fn unpin(&self, volume: VolumeId, id: Uuid) {
@@ -222,11 +215,20 @@ impl Drop for Pinned {
 
 impl Locked<'_> {
     /// Has it already: its lease begins anew.
-    fn add_pin(&mut self, layer: LayerId, id: Uuid, owner: &str) -> Result<(), Error> {
-        let now = Timestamp::now();
-        self.record.pins.retain(|pin| pin.until > now && pin.id != id);
-        self.record.pins.push(Pin { id, layer, owner: owner.to_owned(), until: now + LEASE });
+    pub(super) fn add_pin(&mut self, layer: LayerId, id: Uuid, owner: &str) -> Result<(), Error> {
+        self.drop_pins();
+        self.record.pins.retain(|pin| pin.id != id);
+        self.record.pins.push(Pin { id, layer, owner: owner.to_owned(), until: until() });
         self.commit()
+    }
+
+    /// Drops the pins that are over from the record. False: there are none.
+    pub(super) fn drop_pins(&mut self) -> bool {
+        let holding: HashSet<Uuid> =
+            self.volumes.pins.holding(&self.record).into_iter().map(|pin| pin.id).collect();
+        let before = self.record.pins.len();
+        self.record.pins.retain(|pin| holding.contains(&pin.id));
+        self.record.pins.len() < before
     }
 }
 
@@ -252,3 +254,7 @@ fn tops(chain: &[Link]) -> Vec<(VolumeId, LayerId)> {
     }
     tops
 }
+
+#[cfg(test)]
+#[path = "pin_tests.rs"]
+mod tests;

@@ -1,7 +1,7 @@
 //! What a rebuilt record says, once the images, their order and their ids are known.
 
 use super::id::{LayerId, SnapshotId, VolumeId};
-use super::pin::LEASE;
+use super::lease::until;
 use super::rebuild::Rebuild;
 use super::record::{Consistency, Layer, ParentLayer, Pin, Record, Snapshot, State};
 use super::scan::{Below, Found};
@@ -83,7 +83,7 @@ impl Rebuild<'_> {
             id: Uuid::new_v4(),
             layer: layer.id,
             owner: "strata volume check --repair, for readers that the lost record named".to_owned(),
-            until: now + LEASE,
+            until: until(),
         };
         let pins = tops.map(pin).collect();
         let size = |file: &String| self.found[file].size;

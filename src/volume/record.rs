@@ -216,7 +216,7 @@ pub struct Pin {
     pub layer: LayerId,
     /// Who reads, for the operator.
     pub owner: String,
-    /// After this it no longer counts: its owner died.
+    /// Another one after each renewal: when its lease would end, by its owner's clock. See `lease`.
     pub until: Timestamp,
 }
 

@@ -14,7 +14,6 @@ use super::steps::{Step, reached};
 use super::store::{Locked, exists, remove_file};
 use super::volumes::Volumes;
 use crate::host::fsio;
-use jiff::Timestamp;
 use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
@@ -89,7 +88,7 @@ impl Volumes {
         let outside = self.outside_references(id)?;
         let before = sources(&locked.record);
         let mut freed = Vec::new();
-        while let Some(index) = unreferenced(&locked.record, &outside) {
+        while let Some(index) = self.unreferenced(&locked.record, &outside) {
             let layer = locked.record.layers.remove(index);
             freed.push(layer.id);
             // A layer that shares its file with another one cannot be; still, look before unlinking.
@@ -97,7 +96,7 @@ impl Volumes {
                 locked.record.trash.push(layer.file);
             }
         }
-        if !locked.record.trash.is_empty() {
+        if locked.drop_pins() || !locked.record.trash.is_empty() {
             locked.commit()?;
             reached(Step::SweepTrashed);
             locked.empty_trash()?;
@@ -198,10 +197,38 @@ impl Volumes {
     }
 }
 
+impl Volumes {
+    /// The layers that pins cover: each pinned one and all under it.
+    fn pinned(&self, record: &Record) -> HashSet<LayerId> {
+        let mut covered = HashSet::new();
+        for pin in self.pins.holding(record) {
+            let mut next = Some(ParentLayer { volume: record.id, layer: pin.layer });
+            while let Some(at) = next.filter(|at| at.volume == record.id && covered.insert(at.layer)) {
+                next = record.layer(at.layer).and_then(|layer| layer.parent);
+            }
+        }
+        covered
+    }
+
+    /// The index of a layer that nothing refers to.
+    pub(super) fn unreferenced(&self, record: &Record, outside: &HashSet<LayerId>) -> Option<usize> {
+        let pinned = self.pinned(record);
+        let merging = |id| record.merge.as_ref().is_some_and(|merge| merge.lower == id || merge.upper == id);
+        record.layers.iter().position(|layer| {
+            record.active != Some(layer.id)
+                && !record.snapshots.iter().any(|snapshot| snapshot.layer == layer.id)
+                && record.children(layer.id).next().is_none()
+                && !outside.contains(&layer.id)
+                && !pinned.contains(&layer.id)
+                && !merging(layer.id)
+        })
+    }
+}
+
 impl Locked<'_> {
     /// Whether somebody reads this layer, or one above it, without holding an image lock.
     pub(super) fn is_pinned(&self, layer: LayerId) -> bool {
-        pinned(&self.record).contains(&layer)
+        self.volumes.pinned(&self.record).contains(&layer)
     }
 }
 
@@ -215,33 +242,6 @@ pub(super) fn sources(record: &Record) -> BTreeSet<VolumeId> {
 pub(super) fn parents_in(record: &Record, of: VolumeId) -> BTreeSet<LayerId> {
     let parents = record.layers.iter().filter_map(|layer| layer.parent);
     parents.filter(|parent| parent.volume == of).map(|parent| parent.layer).collect()
-}
-
-/// The layers that unexpired pins cover: each pinned one and all under it.
-fn pinned(record: &Record) -> HashSet<LayerId> {
-    let now = Timestamp::now();
-    let mut covered = HashSet::new();
-    for pin in record.pins.iter().filter(|pin| pin.until > now) {
-        let mut next = Some(ParentLayer { volume: record.id, layer: pin.layer });
-        while let Some(at) = next.filter(|at| at.volume == record.id && covered.insert(at.layer)) {
-            next = record.layer(at.layer).and_then(|layer| layer.parent);
-        }
-    }
-    covered
-}
-
-/// The index of a layer that nothing refers to.
-pub(super) fn unreferenced(record: &Record, outside: &HashSet<LayerId>) -> Option<usize> {
-    let pinned = pinned(record);
-    let merging = |id| record.merge.as_ref().is_some_and(|merge| merge.lower == id || merge.upper == id);
-    record.layers.iter().position(|layer| {
-        record.active != Some(layer.id)
-            && !record.snapshots.iter().any(|snapshot| snapshot.layer == layer.id)
-            && record.children(layer.id).next().is_none()
-            && !outside.contains(&layer.id)
-            && !pinned.contains(&layer.id)
-            && !merging(layer.id)
-    })
 }
 
 /// The ids that name the entries of a folder. No folder: none.

@@ -6,6 +6,7 @@ use super::error::Error;
 use super::id::{NodeId, SnapshotHandle, SnapshotId, VolumeHandle, VolumeId};
 use super::index::Index;
 use super::layout::Layout;
+use super::lease::Watch;
 use super::nodes::{self, NodeRecord};
 use super::policy::Policy;
 use super::record::Record;
@@ -47,6 +48,8 @@ pub struct Volumes {
     due: Arc<Mutex<BTreeSet<VolumeId>>>,
     /// Deltas that could not be kept lately.
     pub(super) unkept: Arc<Unkept>,
+    /// Which pins hold.
+    pub(super) pins: Arc<Watch>,
 }
 
 impl Volumes {
@@ -61,6 +64,7 @@ impl Volumes {
             index: Index::default(),
             due: Arc::default(),
             unkept: Arc::default(),
+            pins: Arc::default(),
         }
     }
 

@@ -9,7 +9,6 @@ use crate::cli::size::human;
 use crate::volume::record::{Attachment, Intent, Merge, Pin, Role};
 use crate::volume::{Background, DeltaDetail, LayerDetail, VolumeDetail};
 use clap::Args;
-use jiff::Timestamp;
 use std::fmt::Write;
 use std::process::ExitCode;
 
@@ -130,8 +129,7 @@ fn layer_text(text: &mut String, volume: &VolumeDetail, depth: usize, layer: &La
 }
 
 fn pin_text(pin: &Pin) -> String {
-    let ended = if pin.until <= Timestamp::now() { ", which is over" } else { "" };
-    format!("layer {} and all under it, by {}, until {}{ended}", pin.layer, pin.owner, pin.until)
+    format!("layer {} and all under it, by {}, until {} by its clock", pin.layer, pin.owner, pin.until)
 }
 
 fn intent_text(intent: &Intent) -> String {
