@@ -252,6 +252,37 @@ fn what_a_stopped_commit_has_written_to_is_no_point_any_more(#[case] attached: b
     used.verify();
 }
 
+/// A clone is made of a volume whose layers a node merges that does not answer: it is asked to stop, and meanwhile the other volumes
+/// of the share go on.
+#[test]
+fn a_merge_on_a_node_that_hangs_keeps_no_other_volume_waiting() {
+    let mut used = InUse::new(slow(), VolumeKind::Qcow2, &[0..64, 0..48, 8..12]);
+    let other = used.domain.create("other", VolumeKind::Qcow2);
+    used.delete(0);
+    let (volumes, volume) = (used.domain.volumes.clone(), used.volume);
+    let merging = std::thread::spawn(move || volumes.tidy(volume));
+    until_merging(&used.domain, volume);
+    used.domain.hang_agent(true);
+    let of = Some(VolumeSource::Snapshot(used.points[1].0.handle.clone()));
+    let (clone, beside) = std::thread::scope(|scope| {
+        let clone = scope.spawn(|| used.domain.create_from("clone", VolumeKind::Qcow2, of));
+        let path = used.domain.volumes.layout().record(volume);
+        let stopping =
+            || record::decode(&std::fs::read(&path).unwrap()).unwrap().merge.is_none_or(|m| m.cancelled);
+        let deadline = Instant::now() + LIMIT;
+        while !stopping() && Instant::now() < deadline {
+            sleep(Duration::from_millis(10));
+        }
+        let beside = used.domain.volumes.tidy(other);
+        used.domain.hang_agent(false);
+        (clone.join().unwrap(), beside)
+    });
+    beside.unwrap();
+    merging.join().unwrap().unwrap_err();
+    assert!(used.domain.read(clone, LENGTH) == used.points[1].1);
+    used.verify();
+}
+
 fn layer_of(used: &InUse, index: usize) -> LayerId {
     let bytes = std::fs::read(used.domain.volumes.layout().record(used.volume)).unwrap();
     let record = record::decode(&bytes).unwrap();

@@ -274,3 +274,38 @@ fn a_layer_is_held_before_its_overlay_is_looked_at() {
     held.borrow_mut().take().expect("the step was reached");
     domain.volumes.snapshot(volume, "s1").unwrap();
 }
+
+/// The node of a volume does not answer, and a cut of it was broken off: what stands on its snapshots needs no answer, and who asks
+/// that node keeps no other volume of the share waiting.
+#[test]
+fn a_node_that_hangs_keeps_no_other_volume_waiting() {
+    let domain = Domain::new();
+    let volumes = &domain.volumes;
+    let (source, other) =
+        (domain.create("source", VolumeKind::Qcow2), domain.create("other", VolumeKind::Qcow2));
+    let of = Some(VolumeSource::Snapshot(volumes.snapshot(source, "s1").unwrap().handle));
+    let clone = domain.create_from("clone", VolumeKind::Qcow2, of.clone());
+    domain.attach(source, Access::Block);
+    domain.unplug_agent(true);
+    volumes.snapshot(source, "s2").unwrap_err();
+    domain.unplug_agent(false);
+    domain.hang_agent(true);
+
+    domain.create_from("second", VolumeKind::Qcow2, of);
+    domain.attach(clone, Access::Block);
+    assert!(!domain.hanging_agent_was_asked());
+    std::thread::scope(|scope| {
+        let growth = scope.spawn(|| volumes.expand(clone, Some(2 << 30), None));
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !domain.hanging_agent_was_asked() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let beside = volumes.tidy(other);
+        domain.hang_agent(false);
+        beside.unwrap();
+        assert_eq!(growth.join().unwrap().unwrap(), 2 << 30);
+    });
+    volumes.snapshot(source, "s2").unwrap();
+    domain.detach(clone);
+    domain.detach(source);
+}

@@ -1,6 +1,6 @@
 //! From layers to files: the chain under a layer, across volumes, each header held to the records.
 
-use super::error::{Error, ImageHeaderSnafu, TooDeepSnafu};
+use super::error::{Error, ImageHeaderSnafu, PendingSnafu, TooDeepSnafu};
 use super::id::{LayerId, VolumeId};
 use super::lock::Mode;
 use super::record::{Layer, ParentLayer, Record};
@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 
 /// More layers than any limit allows: past this the records form a cycle.
 const MAX_CHAIN: usize = 1024;
+/// The background waits for some seconds before it begins a merge anew.
+const REST_TRIES: usize = 5;
 
 /// A layer and where it is.
 #[derive(Clone, Debug)]
@@ -83,23 +85,39 @@ impl Volumes {
         if record.layers.iter().all(|layer| layer.parent.is_none_or(|parent| parent.volume == id)) {
             return Ok(None);
         }
-        let graph = self.graph(Mode::Shared, id)?;
-        let volumes: BTreeSet<VolumeId> = self
-            .chain(&record, active)?
-            .into_iter()
-            .map(|link| link.volume)
-            .filter(|volume| *volume != id)
-            .collect();
-        for volume in volumes {
-            let source = self.lock(volume).map_err(|error| match error {
-                Error::VolumeNotFound { volume } => {
-                    Error::DamagedRecord { volume: id, reason: no_record(volume) }
+        let sources = || {
+            let chain = self.chain(&record, active)?;
+            Ok(chain.into_iter().map(|link| link.volume).filter(|volume| *volume != id).collect())
+        };
+        self.graph_at_rest(id, sources).map(Some)
+    }
+
+    /// The graph lock, shared, while no layers of these volumes are being merged; as long as it is held no merge begins.
+    /// To stop one a node may have to be asked. That is done without the lock, so that a node which does not answer keeps no
+    /// other volume waiting.
+    pub(super) fn graph_at_rest(
+        &self,
+        id: VolumeId,
+        sources: impl Fn() -> Result<BTreeSet<VolumeId>, Error>,
+    ) -> Result<GraphLock, Error> {
+        for _ in 0..REST_TRIES {
+            let graph = self.graph(Mode::Shared, id)?;
+            let mut merging = None;
+            for source in sources()? {
+                if self.read(source)?.is_some_and(|record| record.merge.is_some()) {
+                    merging = Some(source);
                 }
-                other => other,
-            });
-            source?.stop_merge()?;
+            }
+            let Some(source) = merging else { return Ok(graph) };
+            drop(graph);
+            match self.lock(source) {
+                // Who looks for it finds that out.
+                Err(Error::VolumeNotFound { .. }) => {}
+                locked => locked?.stop_merge()?,
+            }
         }
-        Ok(Some(graph))
+        let doing = "layers that it stands on are merged again and again".to_owned();
+        PendingSnafu { volume: id, doing }.fail()
     }
 
     /// Holds every header of a chain to the records. A layer with a backing file of its own choosing, or with its

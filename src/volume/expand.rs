@@ -9,6 +9,7 @@ use super::chain::images;
 use super::error::*;
 use super::id::{NodeId, VolumeId};
 use super::record::{Layer, State};
+use super::references::sources;
 use super::steps::{Step, reached};
 use super::store::Locked;
 use super::view::VolumeKind;
@@ -34,21 +35,24 @@ impl Volumes {
     pub fn expand(&self, volume: VolumeId, required: Option<u64>, limit: Option<u64>) -> Result<u64, Error> {
         // Before the locks: it may read every record of the share.
         self.provisioned()?;
-        let _sources = self.hold_sources(volume)?;
         let mut locked = self.lock(volume)?;
-        ensure!(locked.record.state != State::Deleted, VolumeNotFoundSnafu { volume });
-        ensure!(
-            locked.record.state == State::Ready,
-            PreconditionSnafu { volume, reason: format!("it is {:?}, not ready", locked.record.state) }
-        );
+        if locked.wanted(required, limit)?.is_none() {
+            return Ok(locked.record.capacity);
+        }
+        let open = locked.open_at()?;
+        let mut _sources = None;
+        if open.is_none() && !sources(&locked.record).is_empty() {
+            // Its chain is opened here. The graph lock comes first, and after all that a node is asked: one that does not
+            // answer keeps no other volume waiting.
+            let writer = locked.record.writer();
+            drop(locked);
+            _sources = self.hold_sources(volume)?;
+            locked = self.lock_settled(volume)?;
+            let doing = "it was attached just now".to_owned();
+            ensure!(locked.record.writer() == writer, PendingSnafu { volume, doing });
+        }
         let capacity = locked.record.capacity;
-        let wanted = target(capacity, required, limit)?;
-        if wanted == capacity {
-            return Ok(capacity);
-        }
-        if let Some(node) = locked.record.reader() {
-            return ReadElsewhereSnafu { volume, node: node.clone() }.fail();
-        }
+        let Some(wanted) = locked.wanted(required, limit)? else { return Ok(capacity) };
         locked.stop_merge()?;
         locked.measure()?;
         let active = locked.record.active_layer().context(VolumeNotFoundSnafu { volume })?.clone();
@@ -61,7 +65,7 @@ impl Volumes {
             }
         );
         self.claim_room(volume, size, 0)?;
-        locked.grow(&active, size)?;
+        locked.grow(open.as_ref(), &active, size)?;
         reached(Step::GrowResized);
         locked.record.capacity = size;
         locked.measure()?;
@@ -108,9 +112,25 @@ impl Locked<'_> {
         Ok(())
     }
 
-    fn grow(&self, active: &Layer, size: u64) -> Result<(), Error> {
-        match self.open_at()? {
-            Some(open) => self.grow_attached(&open, active, size),
+    /// The capacity that is wanted of a volume that can grow; None: it has that.
+    fn wanted(&self, required: Option<u64>, limit: Option<u64>) -> Result<Option<u64>, Error> {
+        let (volume, state) = (self.id(), self.record.state);
+        ensure!(state != State::Deleted, VolumeNotFoundSnafu { volume });
+        let reason = format!("it is {state:?}, not ready");
+        ensure!(state == State::Ready, PreconditionSnafu { volume, reason });
+        let wanted = target(self.record.capacity, required, limit)?;
+        if wanted == self.record.capacity {
+            return Ok(None);
+        }
+        match self.record.reader() {
+            Some(node) => ReadElsewhereSnafu { volume, node: node.clone() }.fail(),
+            None => Ok(Some(wanted)),
+        }
+    }
+
+    fn grow(&self, open: Option<&OpenAt>, active: &Layer, size: u64) -> Result<(), Error> {
+        match open {
+            Some(open) => self.grow_attached(open, active, size),
             None => self.grow_detached(active, size),
         }
     }

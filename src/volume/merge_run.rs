@@ -107,11 +107,10 @@ impl Volumes {
         // Without a lock, for the map of a large layer takes its time; and while we have the turn no merge begins.
         let seen = self.record_deltas(&record)?;
         let graph = self.graph(Mode::Exclusive, volume)?;
-        let mut locked = match self.lock(volume) {
+        let mut locked = match self.lock_settled(volume) {
             Err(Error::VolumeNotFound { .. }) => return Ok(false),
             locked => locked?,
         };
-        locked.stop_merge()?;
         let Some(begun) = locked.begin_merge(&seen)? else { return Ok(false) };
         drop(graph);
         self.verify(&begun.chain)?;

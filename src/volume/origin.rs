@@ -77,8 +77,8 @@ impl Volumes {
         self.claim_room(clone, capacity, 0)
     }
 
-    /// The frozen layer that a clone is to stand on. Under the graph lock, after which no merge can begin; one that
-    /// runs already is stopped, for it would end by moving the layer to another file.
+    /// The frozen layer that a clone is to stand on. Under the graph lock, while the source rests: a merge would end by moving
+    /// the layer to another file. No node is asked.
     pub(super) fn origin(
         &self,
         clone: VolumeId,
@@ -89,13 +89,12 @@ impl Volumes {
         let reason = "a backup is restored, not cloned";
         let VolumeHandle { share, volume } = source.volume().context(InvalidSnafu { reason })?;
         ensure!(share == self.share.key, ShareNotFoundSnafu { share: share.to_string() });
-        let mut locked = match (self.lock(volume), &source) {
+        let mut locked = match (self.lock_as_it_is(volume), &source) {
             (Err(Error::VolumeNotFound { .. }), VolumeSource::Snapshot(handle)) => {
                 return SnapshotNotFoundSnafu { volume, snapshot: handle.snapshot }.fail();
             }
             (locked, _) => locked?,
         };
-        locked.stop_merge()?;
         let (layer, size, new) = match &source {
             VolumeSource::Snapshot(handle) => {
                 let snapshot = locked.record.snapshot(handle.snapshot);
@@ -124,8 +123,9 @@ impl Volumes {
         clone: VolumeId,
         request: &CreateVolume,
     ) -> Result<ParentLayer, Error> {
-        let doing = "it was attached just now".to_owned();
-        ensure!(locked.record.writer().is_none(), PendingSnafu { volume: locked.id(), doing });
+        let doing = "it was attached just now, or is being cut".to_owned();
+        let at_rest = locked.record.writer().is_none() && locked.record.intent.is_none();
+        ensure!(at_rest, PendingSnafu { volume: locked.id(), doing });
         ensure!(locked.record.state != State::Deleted, VolumeNotFoundSnafu { volume: locked.id() });
         self.allowed(locked, clone, request)?;
         locked.boundary()

@@ -3,13 +3,12 @@
 use super::chain::relative;
 use super::error::*;
 use super::id::{LayerId, VolumeId};
-use super::lock::Mode;
 use super::origin::Origin;
 use super::publish::attached;
 use super::record::{Layer, Record, State};
 use super::steps::{Step, reached};
 use super::store::{Locked, exists, is_full, remove_file};
-use super::view::{CreateVolume, VolumeKind, VolumeView};
+use super::view::{CreateVolume, VolumeKind, VolumeSource, VolumeView};
 use super::volumes::Volumes;
 use crate::host::fsio;
 use crate::image::qemu_img::{Create, Preallocation};
@@ -41,7 +40,10 @@ impl Volumes {
         // Given up when all is done, after the locks.
         let boundary = self.boundary_in_use(id, request)?;
         // Held until the clone's record names its parent: nobody merges or unlinks that layer in between.
-        let _graph = request.source.as_ref().map(|_| self.graph(Mode::Shared, id)).transpose()?;
+        let source = request.source.as_ref().and_then(VolumeSource::volume);
+        let source = source.filter(|source| source.share == self.share.key).map(|source| source.volume);
+        let sources = || Ok(source.into_iter().collect());
+        let _graph = request.source.as_ref().map(|_| self.graph_at_rest(id, sources)).transpose()?;
         let mut locked = self.lock_or_begin(id, || begin(id, request))?;
         if locked.record.state == State::Deleted {
             drop(locked);

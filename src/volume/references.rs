@@ -78,7 +78,7 @@ impl Volumes {
     fn sweep_one(&self, id: VolumeId) -> Result<BTreeSet<VolumeId>, Error> {
         self.settle(id)?;
         let graph = self.graph(Mode::Exclusive, id)?;
-        let mut locked = match self.lock(id) {
+        let mut locked = match self.lock_settled(id) {
             Err(Error::VolumeNotFound { .. }) => {
                 self.remove_leftovers(id)?;
                 return Ok(BTreeSet::new());

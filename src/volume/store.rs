@@ -85,8 +85,8 @@ impl Volumes {
         Ok(locked)
     }
 
-    /// The same by a node that has the volume open: a cut that was broken off would have to ask it, so that is left to
-    /// whoever comes next.
+    /// The same where no node may be asked, as to finish a cut that was broken off: by a node that has the volume open, and under
+    /// the graph lock. That is left to whoever comes next.
     pub(super) fn lock_settled(&self, id: VolumeId) -> Result<Locked<'_>, Error> {
         let locked = self.lock_as_it_is(id)?;
         let doing = "an operation on it was broken off and has to be finished first".to_owned();
@@ -94,7 +94,8 @@ impl Volumes {
         Ok(locked)
     }
 
-    fn lock_as_it_is(&self, id: VolumeId) -> Result<Locked<'_>, Error> {
+    /// The same, whatever was begun.
+    pub(super) fn lock_as_it_is(&self, id: VolumeId) -> Result<Locked<'_>, Error> {
         // Without this look every made-up id would leave a lock file behind.
         self.read(id)?.context(VolumeNotFoundSnafu { volume: id })?;
         let lock = self.take_lock(id)?;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
 use strata::attach::FuseLoop;
 use strata::gluster::{self, Share, Source};
 use strata::host::loopdev::KernelLoops;
@@ -15,10 +16,40 @@ use tempfile::TempDir;
 
 /// Calls the one node's [`Staging`] directly.
 #[derive(Default)]
-pub struct LocalAgent(OnceLock<Arc<Staging>>, AtomicBool, Mutex<Vec<(NodeId, Arc<Staging>)>>, AtomicBool);
+pub struct LocalAgent(
+    OnceLock<Arc<Staging>>,
+    AtomicBool,
+    Mutex<Vec<(NodeId, Arc<Staging>)>>,
+    AtomicBool,
+    Hang,
+);
+
+/// An agent that takes calls and does not answer, until it does again or the caller's deadline comes.
+#[derive(Default)]
+struct Hang {
+    hangs: AtomicBool,
+    asked: AtomicBool,
+}
+
+impl Hang {
+    const DEADLINE: Duration = Duration::from_secs(20);
+
+    fn wait(&self) -> Result<(), AgentError> {
+        let begun = Instant::now();
+        while self.hangs.load(Ordering::SeqCst) {
+            self.asked.store(true, Ordering::SeqCst);
+            if begun.elapsed() > Self::DEADLINE {
+                return Err(AgentError::Unreachable { reason: "the node does not answer".into() });
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+}
 
 impl LocalAgent {
     fn staging(&self) -> Result<&Staging, AgentError> {
+        self.4.wait()?;
         let none = || AgentError::Unreachable { reason: "the node is down".into() };
         let up = !self.1.load(Ordering::SeqCst);
         self.0.get().filter(|_| up).map(AsRef::as_ref).ok_or_else(none)
@@ -176,6 +207,16 @@ impl Domain {
     /// From now on the node's agent does not answer, or does again.
     pub fn unplug_agent(&self, away: bool) {
         self.agent.1.store(away, Ordering::SeqCst);
+    }
+
+    /// From now on the node's agent takes calls and does not answer, or does again.
+    pub fn hang_agent(&self, hangs: bool) {
+        self.agent.4.hangs.store(hangs, Ordering::SeqCst);
+    }
+
+    /// Whether somebody waits for its answer, or did.
+    pub fn hanging_agent_was_asked(&self) -> bool {
+        self.agent.4.asked.load(Ordering::SeqCst)
     }
 
     /// From now on the node answers every growth with a failure, or does again what it is asked.
