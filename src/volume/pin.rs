@@ -5,6 +5,7 @@ use super::error::*;
 use super::id::{LayerId, SnapshotId, VolumeId};
 use super::lease::{Lease, Moment, until};
 use super::record::{ParentLayer, Pin};
+use super::steps::{Step, reached};
 use super::store::Locked;
 use super::view::{SnapshotView, VolumeView};
 use super::volumes::Volumes;
@@ -219,7 +220,9 @@ impl Locked<'_> {
         self.drop_pins();
         self.record.pins.retain(|pin| pin.id != id);
         self.record.pins.push(Pin { id, layer, owner: owner.to_owned(), until: until() });
-        self.commit()
+        self.commit()?;
+        reached(Step::PinWritten);
+        Ok(())
     }
 
     /// Drops the pins that are over from the record. False: there are none.

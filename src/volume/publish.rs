@@ -6,6 +6,7 @@ use super::error::*;
 use super::id::{NodeId, VolumeId};
 use super::nodes::NodeRecord;
 use super::record::{Attachment, Role, State};
+use super::steps::{Step, reached};
 use super::store::Locked;
 use super::view::VolumeView;
 use super::volumes::Volumes;
@@ -76,6 +77,7 @@ impl Volumes {
         };
         locked.record.attachments.push(attachment);
         locked.commit()?;
+        reached(Step::PublishRecorded);
         self.index.note(volume, self.view(&locked.record));
         Ok(())
     }
@@ -115,6 +117,7 @@ impl Volumes {
             }
         }
         if !attachments.is_empty() {
+            reached(Step::UnpublishReleased);
             locked.record.attachments.retain(|attachment| !meant(attachment));
             locked.commit()?;
         }

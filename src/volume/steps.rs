@@ -79,6 +79,8 @@ steps! {
     CutReported = "cut-reported",
     /// The record is final; the table beside it is the old one.
     CutRecorded = "cut-recorded",
+    /// A pin is in the record; nobody reads what it holds.
+    PinWritten = "pin-written",
     /// The snapshot is no longer in the record; its layer is.
     DeleteDropped = "delete-dropped",
     /// A layer that nothing refers to is in the trash; its file is there.
@@ -107,6 +109,8 @@ steps! {
     MergeFinalized = "merge-finalized",
     /// The record is changed; the old file is in the trash.
     MergeRecorded = "merge-recorded",
+    /// The record names the node that the volume is for; nobody was told.
+    PublishRecorded = "publish-recorded",
     /// For a reader: its throw-away overlay is made; nothing has it open.
     StageScratchMade = "stage-scratch-made",
     /// The daemon has the image open; the record does not say so.
@@ -131,12 +135,24 @@ steps! {
     GrowResized = "grow-resized",
     /// On the node: the device has its new size, the filesystem the old one.
     ExpandRefreshed = "expand-refreshed",
+    /// The node's note names the pod's path; nothing is there.
+    TargetNoted = "target-noted",
+    /// There is a folder or file at the pod's path; nothing is mounted on it.
+    TargetMade = "target-made",
+    /// The pod's path has the volume; nobody was told.
+    TargetBound = "target-bound",
+    /// Nothing is mounted at the pod's path; the folder or file is there.
+    TargetUnmounted = "target-unmounted",
+    /// The pod's path is gone; the node's note names it.
+    TargetRemoved = "target-removed",
     /// Unstaging: the mount is gone, the device is there.
     UnstageUnmounted = "unstage-unmounted",
     /// Unstaging: mount and device are gone, the daemon has the image open.
     UnstageDetached = "unstage-detached",
     /// Unstaging: the device and the daemon are gone, the record says `opened`.
     UnstageClosed = "unstage-closed",
+    /// Nobody has the volume open; the record still names the node.
+    UnpublishReleased = "unpublish-released",
 }
 
 /// The process has come to this step.

@@ -4,6 +4,7 @@ use super::error::*;
 use super::id::VolumeHandle;
 use super::local::{Local, plain_absolute};
 use super::stage::{Access, Staging};
+use super::steps::{Step, reached};
 use serde::{Deserialize, Serialize};
 use snafu::{OptionExt, ensure};
 use std::path::{Path, PathBuf};
@@ -80,6 +81,7 @@ impl Staging {
             }
             local.sharing = request.sharing;
             self.local.save(&local)?;
+            reached(Step::TargetNoted);
             let device = local.device.context(PreconditionSnafu { volume, reason: "it has no device" })?;
             let source = if block {
                 make_file(target)?;
@@ -88,7 +90,10 @@ impl Staging {
                 std::fs::create_dir_all(target).map_err(Error::io("make the folder", target))?;
                 local.staging_path
             };
-            Ok(self.parts.mounter.bind(&source, target, readonly)?)
+            reached(Step::TargetMade);
+            self.parts.mounter.bind(&source, target, readonly)?;
+            reached(Step::TargetBound);
+            Ok(())
         })
     }
 
@@ -122,7 +127,9 @@ impl Staging {
                 return Ok(());
             }
             self.parts.mounter.unmount(target)?;
+            reached(Step::TargetUnmounted);
             remove_target(target)?;
+            reached(Step::TargetRemoved);
             let mut local = local.expect("it names the target");
             local.targets.retain(|other| other != target);
             self.local.save(&local)

@@ -157,6 +157,24 @@ pub fn repair(step: Step) {
     world.end(&[volume, clone.volume()]);
 }
 
+/// G13: the same command exports it, beside the pin that the dead one has left.
+pub fn export(step: Step) {
+    let terminal = Terminal::new();
+    let (file, bytes) = terminal.file("first", 1);
+    let imported = terminal.answers(&["import", &file, "--name", "vm", "--format", "raw"]);
+    let handle = imported["handle"].as_str().unwrap();
+    let (volume, to) = (volume_of(handle), terminal.files.join("flat"));
+    let arguments = ["export", handle, "--to", to.to_str().unwrap()];
+    terminal.dies(step, &arguments);
+    assert!(!to.exists());
+    terminal.answers(&arguments);
+    assert!(read_start(&to, bytes.len()) == bytes, "it is not what was imported");
+    assert_eq!(terminal.share.record(volume).pins.len(), 1);
+    terminal.active_reads(handle, &bytes);
+    terminal.share.folder_agrees(volume);
+    terminal.share.holds_only(&[volume], &[]);
+}
+
 /// G16: the same command goes on, wherever it was killed, and no image is ever without a name.
 pub fn adopt(step: Step) {
     adopt_again(step, |_, _| ());

@@ -1,8 +1,8 @@
 //! Volumes come, are staged and unstaged, and go.
 
-use crate::driver::{Driver, Use, from_snapshot, new_volume};
+use crate::driver::{Driver, Use, from_snapshot, from_volume, new_volume};
 use crate::share::volume_of;
-use crate::support::domain::write_at;
+use crate::support::domain::{read_start, write_at};
 use crate::support::small_share::SmallShare;
 use crate::world::{BLOCK, Disk, LENGTH, World, patiently};
 use std::path::{Path, PathBuf};
@@ -49,6 +49,26 @@ pub fn clone(step: Step) {
     world.share.folder_agrees(source.volume());
     patiently(|| world.driver.delete(&clone.id));
     world.end(&[]);
+}
+
+/// K4: a volume from one in use, whose present is frozen and pinned for it.
+pub fn clone_in_use(step: Step) {
+    let mut world = World::new();
+    world.arm(step);
+    let mut source = world.disk("pvc-source", "qcow2");
+    let device = world.attach(&source.id, Use::Block);
+    world.write_to(&mut source, &device, 0..8, 1);
+    let request = from_volume("pvc-clone", &source.id, Use::Block);
+    world.dies(|driver| driver.create(request.clone()));
+    world.calm();
+    let id = patiently(|| world.driver.create(request.clone())).volume_id;
+    let mut clone = Disk { id, now: source.now.clone() };
+    world.write_to(&mut source, &device, 4..12, 2);
+    world.write(&mut clone, 6..9, 3);
+    world.verify_disk(&clone);
+    assert!(read_start(&device, LENGTH) == source.now);
+    world.detach(&source.id);
+    world.end(&[source.volume(), clone.volume()]);
 }
 
 /// A volume that nothing stands on: all of it goes.

@@ -2,6 +2,7 @@
 //! is repeated as a sidecar would, and every acknowledged write, every snapshot, the records, the images and the
 //! machine are compared with what they must be (X6, invariants 1 and 2).
 
+mod attaching;
 mod deltas;
 #[path = "../support/driver.rs"]
 #[allow(dead_code)]
@@ -59,6 +60,7 @@ fn scenarios(step: Step) -> &'static [(&'static str, Scenario)] {
             ("xfs", points::cut_attached_xfs),
             ("torn down", points::teardown_of_a_frozen_filesystem),
         ],
+        Step::PinWritten => &[("export", imports::export), ("clone in use", lifecycle::clone_in_use)],
         Step::DeleteDropped => &[("detached", points::delete)],
         Step::DeltaRecorded => &[("after a cut", deltas::recorded), ("in use", deltas::recorded_in_use)],
         Step::DeltaFolded => &[("limit", deltas::folded)],
@@ -81,6 +83,10 @@ fn scenarios(step: Step) -> &'static [(&'static str, Scenario)] {
         Step::SweepTrashed => {
             &[("delete", lifecycle::delete), ("with a snapshot", lifecycle::delete_with_snapshot)]
         }
+        Step::PublishRecorded => &[("block", attaching::publish)],
+        Step::UnpublishReleased => &[("block", attaching::unpublish)],
+        Step::TargetNoted | Step::TargetMade | Step::TargetBound => &[("block", attaching::appear)],
+        Step::TargetUnmounted | Step::TargetRemoved => &[("block", attaching::vanish)],
         Step::StageDaemonStarted | Step::StageOpened | Step::StageAttached => {
             &[("block", lifecycle::stage_block), ("ext4", lifecycle::stage_new)]
         }

@@ -455,3 +455,13 @@ pub fn from_snapshot(name: &str, snapshot: &Snapshot, usage: Use) -> CreateVolum
         ..new_volume(name, snapshot.size_bytes as u64, usage, &[])
     }
 }
+
+/// A request for a copy of a volume of 1 GiB.
+pub fn from_volume(name: &str, volume_id: &str, usage: Use) -> CreateVolumeRequest {
+    use volume_content_source::{Type, VolumeSource};
+    let source = VolumeSource { volume_id: volume_id.to_owned() };
+    CreateVolumeRequest {
+        volume_content_source: Some(VolumeContentSource { r#type: Some(Type::Volume(source)) }),
+        ..new_volume(name, 1 << 30, usage, &[])
+    }
+}
