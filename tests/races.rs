@@ -275,15 +275,17 @@ fn a_layer_is_held_before_its_overlay_is_looked_at() {
     domain.volumes.snapshot(volume, "s1").unwrap();
 }
 
-/// The node of a volume does not answer, and a cut of it was broken off: what stands on its snapshots needs no answer, and who asks
-/// that node keeps no other volume of the share waiting.
+/// The node of a volume does not answer, and a cut of it was broken off: who stands on its snapshots or reads them needs no answer,
+/// and who asks that node keeps no other volume of the share waiting.
 #[test]
 fn a_node_that_hangs_keeps_no_other_volume_waiting() {
     let domain = Domain::new();
     let volumes = &domain.volumes;
     let (source, other) =
         (domain.create("source", VolumeKind::Qcow2), domain.create("other", VolumeKind::Qcow2));
-    let of = Some(VolumeSource::Snapshot(volumes.snapshot(source, "s1").unwrap().handle));
+    let first = volumes.snapshot(source, "s1").unwrap().handle;
+    let pinned = volumes.pin_snapshot(source, first.snapshot, "a test").unwrap();
+    let of = Some(VolumeSource::Snapshot(first));
     let clone = domain.create_from("clone", VolumeKind::Qcow2, of.clone());
     domain.attach(source, Access::Block);
     domain.unplug_agent(true);
@@ -293,6 +295,9 @@ fn a_node_that_hangs_keeps_no_other_volume_waiting() {
 
     domain.create_from("second", VolumeKind::Qcow2, of);
     domain.attach(clone, Access::Block);
+    drop(pinned);
+    let record = record::decode(&std::fs::read(volumes.layout().record(source)).unwrap()).unwrap();
+    assert!(record.intent.is_some() && record.pins.is_empty(), "{record:?}");
     assert!(!domain.hanging_agent_was_asked());
     std::thread::scope(|scope| {
         let growth = scope.spawn(|| volumes.expand(clone, Some(2 << 30), None));

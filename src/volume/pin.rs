@@ -185,16 +185,17 @@ impl Volumes {
         lease.renew(begun);
     }
 
-    /// False when it is not there any more.
+    /// False when it is not there any more. What was broken off is left to others, here and when the pin goes: to finish it a
+    /// node may have to be asked, and one that does not answer would cost the pin.
     fn renew(&self, volume: VolumeId, id: Uuid) -> Result<bool, Error> {
-        let mut locked = self.lock(volume)?;
+        let mut locked = self.lock_as_it_is(volume)?;
         let Some(pin) = locked.record.pins.iter_mut().find(|pin| pin.id == id) else { return Ok(false) };
         pin.until = until();
         locked.commit().map(|()| true)
     }
 
     pub(super) fn unpin(&self, volume: VolumeId, id: Uuid) {
-        let removed = self.lock(volume).and_then(|mut locked| {
+        let removed = self.lock_as_it_is(volume).and_then(|mut locked| {
             let before = locked.record.pins.len();
             locked.record.pins.retain(|pin| pin.id != id);
             if locked.record.pins.len() < before { locked.commit() } else { Ok(()) }
