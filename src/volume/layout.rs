@@ -90,7 +90,7 @@ impl Layout {
         self.root.join("locks").join("graph")
     }
 
-    /// Which volume a snapshot's name belongs to: a hint, checked against that volume's record.
+    /// Which volume a snapshot's name belongs to.
     pub fn snapshot_owner(&self, id: SnapshotId) -> PathBuf {
         self.root.join("snapshots").join(id.to_string())
     }
