@@ -196,7 +196,7 @@ impl Catalog {
         backup: Uuid,
         manifest: Option<Manifest>,
     ) -> Result<Chain, BackupError> {
-        let chain = self.manifests_in(sets, backup, manifest).await?;
+        let chain = self.manifests_in(backup, |id| find(sets, id).cloned(), manifest).await?;
         chain.links.iter().try_for_each(|(set, manifest)| check_listing(set, manifest))?;
         Ok(chain)
     }
@@ -208,34 +208,45 @@ impl Catalog {
 
     /// The same; of one volume or of any.
     pub(super) async fn manifests_of(&self, of: Option<Uuid>, backup: Uuid) -> Result<Chain, BackupError> {
-        self.manifests_in(&self.sets(of).await?, backup, None).await
+        let mut sets = self.sets(of).await?;
+        // Taken, not copied: a set may have hundreds of thousands of names.
+        let take = |id| {
+            let prefix = &find(&sets, id)?.prefix;
+            let at = sets.iter().position(|set| set.prefix == *prefix)?;
+            Some(sets.remove(at))
+        };
+        self.manifests_in(backup, take, None).await
     }
 
+    /// `take` gives a backup's set, and is asked once for each.
     async fn manifests_in(
         &self,
-        all: &[BackupSet],
         backup: Uuid,
+        mut take: impl FnMut(Uuid) -> Option<BackupSet>,
         mut manifest: Option<Manifest>,
     ) -> Result<Chain, BackupError> {
-        let wanted = find(all, backup);
-        let volume = wanted.context(NoSuchBackupSnafu { backup })?.prefix.volume();
+        let mut volume = None;
         let mut links = Vec::new();
         let mut seen = HashSet::new();
         let mut next = Some(backup);
         while let Some(id) = next {
             ensure!(seen.insert(id), BadChainSnafu { backup, reason: format!("{id} is its own ancestor") });
             let child = links.last().map(|(set, _): &(BackupSet, Manifest)| set.prefix.backup());
-            let set = find(all, id);
-            let set = set.filter(|set| set.is_complete() || child.is_none());
-            let set = set.context(NoParentSnafu { backup: child.unwrap_or(backup), parent: id })?;
-            let other = format!("{id} is a backup of volume {}, not of {volume}", set.prefix.volume());
-            ensure!(set.prefix.volume() == volume, BadChainSnafu { backup, reason: other });
+            let set = match (take(id), child) {
+                (Some(set), None) => set,
+                (None, None) => return NoSuchBackupSnafu { backup }.fail(),
+                (Some(set), Some(_)) if set.is_complete() => set,
+                (_, Some(child)) => return NoParentSnafu { backup: child, parent: id }.fail(),
+            };
+            let (theirs, ours) = (set.prefix.volume(), *volume.get_or_insert(set.prefix.volume()));
+            let other = format!("{id} is a backup of volume {theirs}, not of {ours}");
+            ensure!(theirs == ours, BadChainSnafu { backup, reason: other });
             let manifest = match manifest.take() {
                 Some(manifest) => manifest,
-                None => self.manifest(set).await?,
+                None => self.manifest(&set).await?,
             };
             next = manifest.parent;
-            links.push((set.clone(), manifest));
+            links.push((set, manifest));
         }
         Ok(Chain { links })
     }

@@ -20,10 +20,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-/// Manifests read at a time.
+/// Manifests read at a time, and objects that those may name: the text of a manifest is larger than what is kept of it.
 const READS: usize = 8;
+const NAMED: usize = 20_000;
 
 /// Which backups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -255,7 +257,10 @@ pub(super) async fn by_volume(
 pub(super) async fn read_family(catalog: &Catalog, mut sets: Vec<BackupSet>) -> Result<Family, BackupError> {
     let current: HashSet<Prefix> = current(&sets).into_iter().map(|set| set.prefix.clone()).collect();
     sets.retain(|set| current.contains(&set.prefix));
+    let room = &Semaphore::new(NAMED);
     let read = stream::iter(sets.into_iter().map(|set| async move {
+        // Never closed.
+        let _room = room.acquire_many(set.objects.len().min(NAMED) as u32).await;
         match catalog.manifest(&set).await {
             Ok(manifest) => Ok((set, Ok(manifest))),
             Err(e) if e.is_about_the_set() => Ok((set, Err(e.to_string()))),

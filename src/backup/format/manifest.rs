@@ -8,6 +8,7 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
 use snafu::{ResultExt, ensure};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use uuid::Uuid;
@@ -79,7 +80,7 @@ impl Manifest {
     pub fn parse(prefix: &Prefix, bytes: &[u8]) -> Result<Self, FormatError> {
         let key = prefix.manifest();
         check_version(&key, bytes)?;
-        let stored: Stored<Vec<StoredExtent>> =
+        let stored: Stored<Vec<StoredExtent<'_>>> =
             serde_json::from_slice(bytes).context(SyntaxSnafu { key: &key })?;
         let invalid = |reason: String| InvalidSnafu { key: &key, reason };
         for (field, found, expected) in [
@@ -163,11 +164,14 @@ struct Stored<O> {
     volume_meta: Option<String>,
 }
 
-/// A map of one key, the object's, to this.
-struct StoredExtent {
-    key: String,
-    fields: StoredFields<String>,
+/// A map of one key, the object's, to this. Texts stay where they were read, for there may be hundreds of thousands.
+struct StoredExtent<'a> {
+    key: Cow<'a, str>,
+    fields: StoredFields<Text<'a>>,
 }
+
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 #[derive(Serialize, Deserialize)]
 struct StoredFields<T> {
@@ -200,12 +204,12 @@ impl Serialize for Object<'_> {
     }
 }
 
-impl StoredExtent {
+impl StoredExtent<'_> {
     fn check(self, prefix: &Prefix) -> Result<Extent, FormatError> {
         let StoredExtent { key, fields } = self;
         let invalid = |reason: String| InvalidSnafu { key: prefix.manifest(), reason };
         ensure!(prefix.owns_chunk(&key), invalid(format!("{key:?} is no chunk of this backup")));
-        let StoredFields { compression, length, md5, offset } = fields;
+        let StoredFields { compression: Text(compression), length, md5: Text(md5), offset } = fields;
         ensure!(
             (1..=MAX_CHUNK_SIZE).contains(&length) && offset.checked_add(length).is_some(),
             invalid(format!("{key} cannot have offset {offset} and length {length}"))
@@ -216,21 +220,22 @@ impl StoredExtent {
         };
         let is_md5 = md5.len() == 32 && md5.bytes().all(|b| b.is_ascii_hexdigit());
         ensure!(is_md5, invalid(format!("{key} has {md5:?} for an md5")));
-        Ok(Extent { key, offset, length, compression, md5: md5.to_ascii_lowercase() })
+        Ok(Extent { key: key.into_owned(), offset, length, compression, md5: md5.to_ascii_lowercase() })
     }
 }
 
-impl<'de> Deserialize<'de> for StoredExtent {
+impl<'de> Deserialize<'de> for StoredExtent<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct OneKey;
         impl<'de> Visitor<'de> for OneKey {
-            type Value = StoredExtent;
+            type Value = StoredExtent<'de>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a map of one object's name to its offset, length, compression and md5")
             }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<StoredExtent, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 use serde::de::Error;
-                let (key, fields) = map.next_entry()?.ok_or_else(|| A::Error::custom("an empty map"))?;
+                let first = map.next_entry()?;
+                let (Text(key), fields) = first.ok_or_else(|| A::Error::custom("an empty map"))?;
                 match map.next_key::<String>()? {
                     None => Ok(StoredExtent { key, fields }),
                     Some(second) => Err(A::Error::custom(format!("a second key {second:?}"))),

@@ -26,13 +26,14 @@ pub(in crate::backup) struct Plan {
 }
 
 impl Plan {
-    /// What it takes in memory.
+    /// What it takes in memory. Twice: the listing and the manifests that it was made of had about as much, and what is
+    /// freed in small pieces stays with the allocator.
     pub fn memory(&self) -> u64 {
         let fetches = self.fetches.iter().map(|fetch| {
             let heap = fetch.extent.key.capacity() + fetch.extent.md5.capacity();
             (size_of::<Fetch>() + heap + fetch.parts.capacity() * size_of::<Range<u64>>()) as u64
         });
-        fetches.sum()
+        2 * fetches.sum::<u64>()
     }
 }
 
@@ -97,7 +98,8 @@ pub(in crate::backup) struct Covered(BTreeMap<u64, u64>);
 impl Covered {
     /// What of `range` is not covered: ascending.
     pub fn gaps(&self, range: Range<u64>) -> Vec<Range<u64>> {
-        let mut gaps = Vec::new();
+        // Of a full backup's objects each keeps one.
+        let mut gaps = Vec::with_capacity(1);
         let mut at = match self.0.range(..=range.start).next_back() {
             Some((_, &end)) => range.start.max(end),
             None => range.start,

@@ -1,8 +1,10 @@
-//! Memory does not grow with the volume. Alone in its process, so that the process' peak is this backup's.
+//! Memory does not grow with the volume, and what each object takes is counted. Each test is alone in a process, so that
+//! the process' peak is its own.
 
 #[macro_use]
-#[path = "backup/forward.rs"]
+#[path = "../backup/forward.rs"]
 mod forward;
+mod many;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
