@@ -10,7 +10,6 @@ use super::repair_hashes::rebuild_hashes;
 use super::verify::{Damage, VerifyOptions, Which, by_volume, read_family};
 use super::verify_set::Family;
 use super::{Cancel, Limits, Progress, SnapshotSource};
-use bytes::Bytes;
 use serde::Serialize;
 use snafu::ensure;
 use std::sync::Arc;
@@ -30,7 +29,7 @@ pub struct RepairOptions {
     pub source: Option<Arc<dyn SnapshotSource>>,
     /// Bytes per hash, for a hash file that is lost with every other of the volume; not used while one of them tells.
     pub hash_block: Option<u64>,
-    /// How much at a time, while damage is looked for.
+    /// How much at a time, while damage is looked for and hashes are made.
     pub limits: Limits,
 }
 
@@ -133,7 +132,8 @@ impl Repair<'_> {
         let source = Source { engine: self.engine, family, image: self.options.source.as_ref() };
         match rebuild(&source, &mut self.hashes, manifest, extent).await? {
             Ok((body, from)) => {
-                self.put(&damage, body, from).await?;
+                self.engine.store.put(&damage.object, body).await?;
+                self.note(&damage, from);
             }
             Err(reason) => self.leave(damage, reason),
         }
@@ -158,18 +158,16 @@ impl Repair<'_> {
             let family = self.family().await?;
             let id = damage.backup_id;
             match rebuild_hashes(self.engine, &family, id, self.options, progress, cancel).await? {
-                Ok(body) => self.put(&damage, body, vec!["the chunks of its chain".to_owned()]).await?,
+                Ok(()) => self.note(&damage, vec!["the chunks of its chain".to_owned()]),
                 Err(reason) => self.leave(damage, reason),
             }
         }
         Ok(())
     }
 
-    async fn put(&mut self, damage: &Damage, body: Bytes, from: Vec<String>) -> Result<(), BackupError> {
-        self.engine.store.put(&damage.object, body).await?;
+    fn note(&mut self, damage: &Damage, from: Vec<String>) {
         let (object, reason) = (damage.object.clone(), damage.reason.clone());
         self.repaired.push(Repaired { object, reason, from });
-        Ok(())
     }
 
     fn leave(&mut self, mut damage: Damage, why: impl Into<String>) {

@@ -67,7 +67,7 @@ async fn send(
         let Some(stored) = listed(&sizes, extent) else { continue };
         let parts: Vec<Range<u64>> = vec![extent.offset..extent.end()];
         let digests = match flow.cancel().or(hashes.digests(&parts)).await {
-            Ok(digests) => digests,
+            Ok(digests) => Some(digests),
             Err(e) => {
                 send_unhashed(set, extents[at..].iter().copied(), flow).await?;
                 return Err(e);
@@ -90,7 +90,7 @@ async fn send_unhashed<'a>(
     let sizes = sizes(set);
     for extent in extents {
         let Some(stored) = listed(&sizes, extent) else { continue };
-        flow.push(Job::unhashed(extent.clone(), stored)).await?;
+        flow.push(Job::unhashed(extent.clone(), stored, Vec::new())).await?;
     }
     Ok(())
 }

@@ -171,6 +171,9 @@ impl ObjectWriter for RacedWriter {
             }
         })
     }
+    fn replace(self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>> {
+        self.inner.replace()
+    }
     fn abort(self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>> {
         self.inner.abort()
     }

@@ -169,6 +169,9 @@ impl ObjectWriter for DyingWriter {
             self.0.finish().await
         })
     }
+    fn replace(self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>> {
+        self.0.replace()
+    }
     fn abort(self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>> {
         self.0.abort()
     }

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::Arc;
 use strata::backup::format::{Compression, HashList, Prefix, VERSION, digest_of, md5_hex, zero_digest};
 use strata::backup::store::{LocalStore, ObjectInfo, Store, StoreError};
-use strata::backup::{Cancel, Engine, Limits, Progress, RestoreOptions, VerifyOptions, Which};
+use strata::backup::{Cancel, Engine, Limits, Progress, RepairOptions, RestoreOptions, VerifyOptions, Which};
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -168,5 +168,26 @@ fn a_verification_of_very_many_objects() {
             format!("{report:?}")
         })
         .await;
+    });
+}
+
+/// A million hashes, 72 MB of text.
+#[test]
+fn a_hash_file_that_is_made_again() {
+    const BLOCK: u64 = 512;
+    alone("a_hash_file_that_is_made_again", async {
+        let many = Many::new(20, 0).await;
+        let (backup, key) = (many.prefix.backup(), many.prefix.hashes());
+        let many = Arc::new(many);
+        let engine = Engine::new(Arc::clone(&many) as Arc<dyn Store>);
+        let limits = Limits { memory: 96 * MIB, ..Limits::default() };
+        let options = RepairOptions { backup, source: None, hash_block: Some(BLOCK), limits };
+        within(limits.memory, async {
+            let report = engine.repair(&options, &Progress::default(), &Cancel::never()).await.unwrap();
+            assert!(report.good && report.repaired.len() == 1, "{report:?}");
+            format!("{report:?}")
+        })
+        .await;
+        assert!(many.get(&key, u64::MAX).await.unwrap() == many.hashes(BLOCK));
     });
 }

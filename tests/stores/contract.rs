@@ -93,6 +93,16 @@ async fn bit_by_bit(store: &dyn Store) {
         let refused = second.finish().await.unwrap_err();
         assert!(matches!(&refused, StoreError::Exists { key: taken } if taken == key), "{refused}");
         assert_eq!(store.get(key, 1 << 30).await.unwrap(), parts.concat());
+        // Unless that is meant.
+        let mut third = store.begin(key).await.unwrap();
+        for part in parts.iter().rev() {
+            third.write(part.clone()).await.unwrap();
+        }
+        third.replace().await.unwrap();
+        assert_eq!(
+            store.get(key, 1 << 30).await.unwrap(),
+            parts.iter().rev().cloned().collect::<Vec<_>>().concat()
+        );
         store.delete(key).await.unwrap();
     }
     assert_eq!(store.unfinished().await.unwrap(), vec![]);

@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 const PART: usize = 1 << 20;
 
 /// A hash file on its way.
-pub(super) struct HashWriter {
+pub(in crate::backup) struct HashWriter {
     writer: Box<dyn ObjectWriter>,
     frame: HashFrame,
     waiting: BytesMut,
@@ -49,13 +49,23 @@ impl HashWriter {
 
     /// Ends the object; answers its bytes.
     pub async fn finish(mut self) -> Result<u64, BackupError> {
+        self.end().await?;
+        self.writer.finish().await?;
+        Ok(self.bytes)
+    }
+
+    /// The same, over one that is there.
+    pub async fn replace(mut self) -> Result<(), BackupError> {
+        self.end().await?;
+        Ok(self.writer.replace().await?)
+    }
+
+    async fn end(&mut self) -> Result<(), BackupError> {
         if self.entries > 0 {
             self.waiting.extend_from_slice(b"\n  ");
         }
         self.waiting.extend_from_slice(&self.frame.tail);
-        self.flush().await?;
-        self.writer.finish().await?;
-        Ok(self.bytes)
+        self.flush().await
     }
 
     /// Removes what was written of it.

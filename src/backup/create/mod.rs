@@ -1,6 +1,6 @@
 //! Making a backup: full, or incremental on a parent by comparing hashes.
 
-mod hash_writer;
+pub(super) mod hash_writer;
 mod limit;
 mod memory;
 mod options;

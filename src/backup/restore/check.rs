@@ -13,8 +13,8 @@ pub(in crate::backup) struct Job {
     pub stored: u64,
     /// Of the volume; ascending, disjoint, whole hash blocks.
     pub parts: Vec<Range<u64>>,
-    /// Of the parts' blocks, one after the other.
-    pub digests: Vec<Digest>,
+    /// Of the parts' blocks, one after the other; `None`: nothing but the md5 is known.
+    pub digests: Option<Vec<Digest>>,
     /// Bytes per digest.
     pub block: u64,
     /// The digest of that many zeros.
@@ -23,8 +23,8 @@ pub(in crate::backup) struct Job {
 
 impl Job {
     /// An object of which only the md5 is known.
-    pub fn unhashed(extent: Extent, stored: u64) -> Self {
-        Job { extent, stored, parts: Vec::new(), digests: Vec::new(), block: 1, zeros: [0; 32] }
+    pub fn unhashed(extent: Extent, stored: u64, parts: Vec<Range<u64>>) -> Self {
+        Job { extent, stored, parts, digests: None, block: 1, zeros: [0; 32] }
     }
 }
 

@@ -262,7 +262,10 @@ async fn feed(
             continue;
         }
         match stored {
-            Some(stored) => flow.push(Job { extent, stored, parts, digests, block, zeros: whole }).await?,
+            Some(stored) => {
+                let digests = Some(digests);
+                flow.push(Job { extent, stored, parts, digests, block, zeros: whole }).await?;
+            }
             None => {
                 let writing = Arc::clone(writing);
                 flow.aside(move || writing.lose(&extent.key, NOT_THERE.to_owned(), &parts)).await?;

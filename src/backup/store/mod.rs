@@ -174,6 +174,8 @@ pub trait ObjectWriter: Debug + Send {
     fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, Result<(), StoreError>>;
     /// Makes it an object, whole and durable, as `put_new` does: [`StoreError::Exists`] if there is one.
     fn finish(self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>>;
+    /// The same as `put` does: over one of that name.
+    fn replace(self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>>;
     /// Removes what was written.
     fn abort(self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>>;
 }

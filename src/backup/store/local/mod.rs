@@ -57,13 +57,19 @@ impl LocalStore {
     }
 
     fn put_blocking(&self, key: &str, body: &[u8]) -> Result<(), StoreError> {
-        let target = self.path(key)?;
+        self.path(key)?;
         let write = || {
             let mut staged = Staged::new(&self.root, &self.flushes, self.naming, true)?;
             staged.file.write_all(body)?;
-            staged.replace(&target, &self.flushes)
+            Ok(staged)
         };
-        write().map_err(|e| backend("writing", key, e))
+        self.replace_blocking(key, write().map_err(|e| backend("writing", key, e))?)
+    }
+
+    /// Gives what was written its name, also if that is taken.
+    fn replace_blocking(&self, key: &str, staged: Staged) -> Result<(), StoreError> {
+        let replaced = staged.replace(&self.root, &self.path(key)?, &self.flushes);
+        replaced.map_err(|e| backend("writing", key, e))
     }
 
     fn put_new_blocking(&self, key: &str, body: &[u8]) -> Result<(), StoreError> {
@@ -180,6 +186,19 @@ struct FileWriter {
     staged: Option<Staged>,
 }
 
+impl FileWriter {
+    fn end(
+        self,
+        name: fn(&LocalStore, &str, Staged) -> Result<(), StoreError>,
+    ) -> BoxFuture<'static, Result<(), StoreError>> {
+        let FileWriter { store, key, staged } = self;
+        store.blocking(&key, move |store, key| {
+            let lost = || io::Error::other("an earlier write was broken off");
+            name(store, key, staged.ok_or_else(|| backend("writing", key, lost()))?)
+        })
+    }
+}
+
 impl ObjectWriter for FileWriter {
     fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, Result<(), StoreError>> {
         let (staged, key) = (self.staged.take(), self.key.clone());
@@ -195,11 +214,10 @@ impl ObjectWriter for FileWriter {
         })
     }
     fn finish(self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>> {
-        let FileWriter { store, key, staged } = *self;
-        store.clone().blocking(&key, move |_, key| {
-            let lost = || io::Error::other("an earlier write was broken off");
-            store.name_blocking(key, staged.ok_or_else(|| backend("writing", key, lost()))?)
-        })
+        self.end(LocalStore::name_blocking)
+    }
+    fn replace(self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>> {
+        self.end(LocalStore::replace_blocking)
     }
     fn abort(self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>> {
         let FileWriter { store, key, staged } = *self;

@@ -47,18 +47,24 @@ impl Staged {
                 Err(e) => return Err(e.into()),
             }
         }
-        let folder = root.join(STAGING);
-        make_dirs(&folder, flushes)?;
-        let path = folder.join(Uuid::new_v4().to_string());
+        let path = staging(root, flushes)?;
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
         let naming = if best == Naming::Rename { best } else { Naming::Link };
         Ok(Staged { file, path: Some(path), naming })
     }
 
     /// Gives it the name `target`, over what has it.
-    pub fn replace(mut self, target: &Path, flushes: &Flushes) -> io::Result<()> {
+    pub fn replace(mut self, root: &Path, target: &Path, flushes: &Flushes) -> io::Result<()> {
         self.file.sync_all()?;
-        let path = self.path.clone().ok_or(ErrorKind::Unsupported)?;
+        let path = match self.path.clone() {
+            Some(path) => path,
+            // Only a rename replaces, and what has no name cannot be renamed.
+            None => {
+                let path = staging(root, flushes)?;
+                self.link_or_rename(&path)?;
+                self.path.insert(path).clone()
+            }
+        };
         in_its_folder(target, flushes, || fs::rename(&path, target))?;
         self.path = None;
         flush_parent(target, flushes)
@@ -100,6 +106,13 @@ impl Drop for Staged {
             let _ = fs::remove_file(path);
         }
     }
+}
+
+/// A free name in [`STAGING`].
+fn staging(root: &Path, flushes: &Flushes) -> io::Result<PathBuf> {
+    let folder = root.join(STAGING);
+    make_dirs(&folder, flushes)?;
+    Ok(folder.join(Uuid::new_v4().to_string()))
 }
 
 fn rename_to_free_name(path: &Path, target: &Path) -> io::Result<()> {

@@ -1,6 +1,6 @@
 //! Objects that are sent in parts.
 
-use super::{ExistsSnafu, ObjectBacked, ObjectWriter, StoreError};
+use super::{ExistsSnafu, ObjectBacked, ObjectWriter, Store, StoreError};
 use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
 use object_store::{Error, ObjectStoreExt, WriteMultipart};
@@ -105,6 +105,18 @@ impl ObjectWriter for PartWriter {
                 return ExistsSnafu { key: self.key }.fail();
             }
             upload.finish().await
+        })
+    }
+    fn replace(self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>> {
+        Box::pin(async move {
+            match self.upload {
+                // After an answer that was lost nothing tells whether what is there is ours or the one before.
+                Some(Upload { store, key, parts, .. }) => {
+                    let done = parts.finish().await;
+                    done.map(drop).map_err(|e| store.error("finishing the upload of", &key, e))
+                }
+                None => self.store.put(&self.key, self.first.freeze()).await,
+            }
         })
     }
     fn abort(self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>> {
