@@ -65,7 +65,7 @@ fn http_error(error: &Error) -> Option<String> {
 }
 
 /// The text of an XML element, if there is one.
-pub(super) fn element<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+fn element<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     between(text, &format!("<{name}>"), &format!("</{name}>"))
 }
 

@@ -1,11 +1,11 @@
 //! The bucket: how it is reached, and the requests that `object_store` signs but does not make.
 
-use super::answer::{Page, plain, upload};
-use super::cause::{Cause, element};
+use super::answer::{Page, UploadPage};
+use super::cause::Cause;
 use super::http::Connector;
 use super::{Boxed, S3Options};
 use crate::backup::store::{BackendSnafu, ObjectInfo, SettingsSnafu, StoreError, Unfinished};
-use futures::TryFutureExt;
+use futures::{TryFutureExt, TryStreamExt};
 use http::{Method, Request};
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, AwsCredential};
 use object_store::client::{HttpClient, HttpConnector, HttpRequestBody};
@@ -23,6 +23,8 @@ const SIGNATURE_LIFETIME: Duration = Duration::from_secs(300);
 const PAUSES: [u64; 5] = [200, 400, 800, 1600, 3200];
 /// Pages of a listing: a server that never ends one is not followed for ever.
 const MAX_PAGES: usize = 10_000;
+/// Bytes of one: a thousand names of a kilobyte, of which each byte may be escaped, are 6 MB.
+const MOST: usize = 32 << 20;
 
 #[derive(Clone)]
 pub(super) struct Bucket {
@@ -96,13 +98,11 @@ impl Bucket {
             }
             // A server that does not know the question has none to tell.
             let Some(text) = self.page(query).await.map_err(failed)? else { return Ok(Vec::new()) };
-            found.extend(text.split("<Upload>").skip(1).filter_map(|text| upload(text, prefix)));
-            let marker = |name| element(&text, name).map(plain).filter(|marker| !marker.is_empty());
-            match (marker("NextKeyMarker"), marker("NextUploadIdMarker")) {
-                (Some(key), Some(id)) if element(&text, "IsTruncated") == Some("true") => {
-                    after = Some((key, id))
-                }
-                _ => break,
+            let page = UploadPage::parse(&text, prefix).map_err(failed)?;
+            found.extend(page.uploads);
+            after = page.next;
+            if after.is_none() {
+                break;
             }
         }
         found.sort();
@@ -122,7 +122,7 @@ impl Bucket {
             query.extend(after.clone().map(|token| ("continuation-token", token)));
             let text = self.page(query).await.map_err(failed)?;
             let text = text.ok_or_else(|| failed("the server does not know the request".into()))?;
-            let page = Page::parse(&text).map_err(|reason| failed(reason.into()))?;
+            let page = Page::parse(&text).map_err(failed)?;
             found.extend(page.objects);
             match page.next {
                 None => return Ok(found),
@@ -185,7 +185,13 @@ impl Bucket {
         let request = request.body(HttpRequestBody::from(body))?;
         let answer = self.http.execute(request).map_err(|e| e.to_string()).await?;
         let status = answer.status();
-        let text = answer.into_body().bytes().await.map_err(|e| e.to_string())?;
+        let (mut text, mut parts) = (Vec::new(), answer.into_body().bytes_stream());
+        while let Some(part) = parts.try_next().await.map_err(|e| e.to_string())? {
+            text.extend_from_slice(&part);
+            if text.len() > MOST {
+                return Err("the server's answer does not end".into());
+            }
+        }
         Ok((status, String::from_utf8_lossy(&text).into_owned()))
     }
 }
