@@ -12,10 +12,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use strata::backup::store::{ObjectBacked, Store, StoreError};
 use strata::backup::{
-    Cancel, Canceller, CreateOptions, DataPoint, Engine, ErrorKind, ParentChoice, Progress, RestoreOptions,
-    Resume, SnapshotSource,
+    BackupError, Cancel, Canceller, CreateOptions, DataPoint, Engine, ErrorKind, Export, ParentChoice,
+    Progress, RestoreOptions, Resume, SnapshotSource,
 };
-use strata::image::ReadError;
+use strata::image::{Format, ReadError};
 use uuid::Uuid;
 
 /// Five chunks.
@@ -275,4 +275,36 @@ async fn reading_needs_no_right_to_write() {
     assert!(reads.seen().iter().all(|r| r.method == "GET" || r.method == "HEAD"));
     let told = store(&reads.endpoint).put_new("a", Bytes::new()).await.unwrap_err().to_string();
     assert!(told.contains("AccessDenied"), "{told}");
+}
+
+/// An export whose parts are taken by nobody ends when it is asked to, and what was begun of it goes.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_that_stalls_is_stopped() {
+    let server = S3Server::start();
+    store(&server.endpoint).ensure().await.unwrap();
+    let (canceller, cancel) = Canceller::new();
+    let stalls =
+        Faulty::start(&server.endpoint, move |request| match request.target.contains("partNumber=") {
+            true => {
+                canceller.cancel();
+                Fault::Stall
+            }
+            false => Fault::None,
+        });
+    let export = Export {
+        source: Arc::new(Memory(vec![1; 40 << 20])),
+        chain: Vec::new(),
+        qemu_img: "qemu-img".into(),
+        format: Format::Raw,
+        compress: false,
+        force: true,
+    };
+    let (bucket, progress) =
+        (ObjectBacked::s3("bucket", "", &patient(&stalls.endpoint)).unwrap(), Progress::default());
+    let begun = Instant::now();
+    let ended = export.to_object(&bucket, "disk", &progress, &cancel).await;
+    assert!(matches!(ended, Err(BackupError::Cancelled)), "{ended:?}");
+    // Before anything would have been taken for stalled.
+    assert!(begun.elapsed() < Duration::from_secs(25), "{:?}", begun.elapsed());
+    assert_eq!(server.parts(), Vec::<String>::new());
 }

@@ -45,22 +45,24 @@ pub(super) async fn upload(
     let (sender, receiver) = mpsc::channel(2);
     let (progress_, cancel_) = (progress.clone(), cancel.clone());
     let reading = tokio::spawn(blocking(move || read(&*source, &progress_, &cancel_, &sender)));
-    let sent = send(&mut upload, receiver, progress).await;
+    let sending = async {
+        send(&mut upload, receiver, progress).await?;
+        Ok::<(), BackupError>(upload.landed().await?)
+    };
+    let sent = cancel.or(sending).await;
     let read = reading.await.unwrap_or_else(|source| Err(BackupError::Worker { source }));
-    // Why the reading ended is the better reason, unless it ended because nobody took the bytes.
-    match (sent, read) {
-        (Ok(()), Ok(sha256)) => {
-            cancel.check()?;
-            upload.finish().await?;
-            Ok(Uploaded { bytes: size, sha256 })
+    // Where nobody took the bytes any more, the reading ended for that alone.
+    let error = match sent.and(read).and_then(|sha256| cancel.check().map(|()| sha256)) {
+        Ok(sha256) => {
+            cancel.or_soon(upload.finish()).await?;
+            return Ok(Uploaded { bytes: size, sha256 });
         }
-        (sent, read) => {
-            upload.abort().await?;
-            sent?;
-            read.and_then(|_| cancel.check())?;
-            unreachable!("one of both has failed")
-        }
+        Err(error) => error,
+    };
+    if let Err(error) = cancel.or_soon(upload.abort()).await {
+        tracing::warn!(object = key, %error, "parts of an upload that was broken off stay until they are cleared away");
     }
+    Err(error)
 }
 
 /// As small as the limit on their number allows; a whole number of MiB.

@@ -34,6 +34,12 @@ impl Upload {
         Ok(())
     }
 
+    /// Waits until all whole parts have landed.
+    pub async fn landed(&mut self) -> Result<(), StoreError> {
+        let landed = self.parts.wait_for_capacity(1).await;
+        landed.map_err(|e| self.store.error("uploading", &self.key, e))
+    }
+
     /// Makes it an object; if that fails, what was sent is removed.
     pub async fn finish(self) -> Result<(), StoreError> {
         let Upload { store, key, parts, bytes } = self;
