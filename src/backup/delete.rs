@@ -5,7 +5,7 @@ use super::engine::Engine;
 use super::error::{BackupError, HasDependentsSnafu, NoSuchBackupSnafu, NotPutBackSnafu};
 use super::format::Manifest;
 use super::rebase::RebaseReport;
-use super::store::StoreError;
+use super::store::{ObjectInfo, StoreError, delete_all};
 use super::{Cancel, Progress};
 use serde::Serialize;
 use snafu::{IntoError, OptionExt, ensure};
@@ -50,12 +50,10 @@ impl Engine {
         for set in &ours {
             self.withdraw(&catalog, set, &ancestors).await?;
         }
-        let (mut objects, mut bytes_freed) = (0, 0);
-        for object in ours.iter().flat_map(|set| &set.objects) {
-            self.store.delete(&object.key).await?;
-            objects += 1;
-            bytes_freed += object.size;
-        }
+        let ours = all.into_iter().filter(|set| set.prefix.backup() == backup);
+        let gone: Vec<ObjectInfo> = ours.flat_map(|set| set.objects).collect();
+        let (objects, bytes_freed) = (gone.len() as u64, gone.iter().map(|object| object.size).sum());
+        delete_all(self.store.as_ref(), gone.into_iter().map(|object| object.key).collect()).await?;
         Ok(DeleteReport { backup_id: backup, objects, bytes_freed, rebased: Vec::new() })
     }
 

@@ -22,6 +22,7 @@ mod prune;
 #[allow(dead_code)]
 mod random;
 mod rebase;
+mod removed;
 mod repair;
 mod restore;
 mod restore_large;

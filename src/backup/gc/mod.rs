@@ -125,7 +125,7 @@ impl Engine {
         for item in found {
             cancel.check()?;
             let old = item.newest < before;
-            if !old || (!options.dry_run && !self.sweep(&item, &complete).await?) {
+            if !old || (!options.dry_run && !self.sweep(&item, &complete, cancel).await?) {
                 report.young.push(item);
                 continue;
             }
@@ -194,7 +194,9 @@ impl Engine {
             let (surplus, rest): (Vec<_>, Vec<_>) = set.objects.iter().cloned().partition(|object| {
                 set.prefix.owns_chunk(&object.key) && !named.contains(object.key.as_str())
             });
-            if catalog::check_listing(&BackupSet { objects: rest, ..set.clone() }, &manifest).is_ok() {
+            if catalog::check_listing(&BackupSet { prefix: set.prefix.clone(), objects: rest }, &manifest)
+                .is_ok()
+            {
                 whole.insert(backup);
             }
             found.extend(item(GcKind::Surplus, name, Some(backup), surplus));
@@ -239,7 +241,12 @@ impl Engine {
     }
 
     /// Removes one find, unless it is in use by now: then `false`.
-    async fn sweep(&self, item: &GcItem, complete: &HashSet<&Prefix>) -> Result<bool, BackupError> {
+    async fn sweep(
+        &self,
+        item: &GcItem,
+        complete: &HashSet<&Prefix>,
+        cancel: &Cancel,
+    ) -> Result<bool, BackupError> {
         if self.is_in_use(item, complete).await? {
             return Ok(false);
         }
@@ -247,12 +254,12 @@ impl Engine {
             self.store.remove_unfinished(unfinished).await?;
             return Ok(true);
         }
-        // In the order of the names the manifest of a replaced set would be the last to go.
-        let mut keys = item.keys.clone();
-        keys.sort_by_key(|key| !key.ends_with("_metadata"));
-        for key in keys {
-            self.store.delete(&key).await?;
-        }
+        // Of a replaced set the manifest goes first.
+        let (manifest, others): (Vec<_>, Vec<_>) =
+            item.keys.iter().cloned().partition(|key| key.ends_with("_metadata"));
+        let store = self.store.as_ref();
+        store::delete_all(store, manifest).await?;
+        cancel.or(store::delete_all(store, others)).await?;
         Ok(true)
     }
 }

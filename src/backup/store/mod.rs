@@ -18,6 +18,7 @@ pub use url::{RepositoryUrl, open};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use snafu::Snafu;
 use std::fmt::Debug;
@@ -25,6 +26,9 @@ use std::ops::Range;
 
 /// Objects that are tried out are named so, and removed again.
 const PROBE: &str = ".strata-probe-";
+
+/// Deletions at a time.
+const DELETIONS: usize = 8;
 
 /// One object of a listing.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -178,6 +182,12 @@ pub trait ObjectWriter: Debug + Send {
     fn replace(self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>>;
     /// Removes what was written.
     fn abort(self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>>;
+}
+
+/// Removes objects, several at a time, in no order.
+pub(super) fn delete_all(store: &dyn Store, keys: Vec<String>) -> BoxFuture<'_, Result<(), StoreError>> {
+    let deletions = stream::iter(keys).map(move |key| async move { store.delete(&key).await });
+    Box::pin(deletions.buffer_unordered(DELETIONS).try_collect())
 }
 
 /// A name that stays inside the store and means the same in each kind of store. Zones of Cinder are free text, so that
