@@ -225,11 +225,7 @@ impl VerifyReport {
         self.bytes_checked += *findings.bytes.lock().unwrap_or_else(PoisonError::into_inner);
         self.changed.extend(&*findings.gone.lock().unwrap_or_else(PoisonError::into_inner));
         let faults = std::mem::take(&mut *findings.faults.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut faults: Vec<(String, Fault)> = faults.into_iter().collect();
-        faults.sort_by(|a, b| a.0.cmp(&b.0));
-        for (key, fault) in faults {
-            self.damage.extend(family.damaged_chunk(&key, fault));
-        }
+        self.damage.extend(family.damaged_chunks(faults));
     }
 }
 

@@ -92,10 +92,19 @@ fn stored_sizes(set: BackupSet, manifest: &Manifest) -> HashMap<String, u64> {
 }
 
 /// Disjoint ranges that do not touch: start → end.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(in crate::backup) struct Covered(BTreeMap<u64, u64>);
 
 impl Covered {
+    /// What a backup stores.
+    pub fn by(manifest: &Manifest) -> Self {
+        let mut covered = Covered::default();
+        for extent in &manifest.extents {
+            covered.add(extent.offset..extent.end());
+        }
+        covered
+    }
+
     /// What of `range` is not covered: ascending.
     pub fn gaps(&self, range: Range<u64>) -> Vec<Range<u64>> {
         // Of a full backup's objects each keeps one.
