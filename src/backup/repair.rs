@@ -91,10 +91,10 @@ impl Engine {
         let (hashes, others): (Vec<Damage>, Vec<Damage>) =
             found.damage.into_iter().partition(|damage| damage.object.ends_with("_sha256file"));
         if !(hashes.is_empty() && others.is_empty()) {
-            let family = repair.family().await?;
+            let family = cancel.or(repair.family()).await?;
             for damage in others {
                 cancel.check()?;
-                repair.chunk(&family, damage).await?;
+                cancel.or_soon(repair.chunk(&family, damage)).await?;
             }
             repair.hash_files(hashes, progress, cancel).await?;
         }
@@ -155,7 +155,7 @@ impl Repair<'_> {
             }
             done.push(damage.object.clone());
             cancel.check()?;
-            let family = self.family().await?;
+            let family = cancel.or(self.family()).await?;
             let id = damage.backup_id;
             match rebuild_hashes(self.engine, &family, id, self.options, progress, cancel).await? {
                 Ok(()) => self.note(&damage, vec!["the chunks of its chain".to_owned()]),

@@ -2,12 +2,16 @@
 
 use crate::restore::{Harm, harm};
 use crate::util::{Bytes, Repository, noise, small};
+use bytes::Bytes as Body;
+use futures::future::BoxFuture;
 use rstest::rstest;
 use std::sync::Arc;
+use std::time::Duration;
 use strata::backup::format::Compression;
+use strata::backup::store::{Store, StoreError};
 use strata::backup::{
-    BackupError, Cancel, CreateOptions, ErrorKind, Limits, ParentChoice, Progress, RepairOptions,
-    RepairReport, SnapshotSource,
+    BackupError, Cancel, Canceller, CreateOptions, Engine, ErrorKind, Limits, ParentChoice, Progress,
+    RepairOptions, RepairReport, SnapshotSource,
 };
 use uuid::Uuid;
 
@@ -174,4 +178,42 @@ async fn a_manifest_stays_lost() {
         !report.good && report.left[0].object == key && report.left[0].reason.contains("a manifest cannot")
     );
     assert_eq!(std::fs::read(repository.file(&key)).unwrap(), b"{");
+}
+
+/// Another backup's objects never come.
+#[derive(Debug)]
+struct Stalling {
+    store: Arc<dyn Store>,
+    other: String,
+    canceller: Canceller,
+}
+
+impl Store for Stalling {
+    forward!(store: ensure put get_range begin delete list);
+
+    fn get<'a>(&'a self, key: &'a str, limit: u64) -> BoxFuture<'a, Result<Body, StoreError>> {
+        if !key.starts_with(&self.other) || key.ends_with("_metadata") {
+            return self.store.get(key, limit);
+        }
+        self.canceller.cancel();
+        Box::pin(std::future::pending())
+    }
+}
+
+#[tokio::test]
+async fn a_repair_is_stopped_while_it_waits_for_bytes() {
+    let repository = Repository::new();
+    let (volume, data) = (Uuid::new_v4(), noise(8, 50_000));
+    let full = repository.create(&data, &small(volume, ParentChoice::None)).await.unwrap();
+    let other = repository.create(&data, &small(volume, ParentChoice::None)).await.unwrap();
+    harm(&repository, &full.prefix, 2, Harm::Missing);
+    let (canceller, cancel) = Canceller::new();
+    let store = Stalling { store: Arc::clone(&repository.store), other: other.prefix, canceller };
+    let options =
+        RepairOptions { backup: full.backup_id, source: None, hash_block: None, limits: Limits::default() };
+    let (engine, progress) = (Engine::new(Arc::new(store)), Progress::default());
+    let stopped = tokio::time::timeout(Duration::from_secs(60), engine.repair(&options, &progress, &cancel));
+    let stopped = stopped.await.expect("it waits");
+    assert!(matches!(stopped, Err(BackupError::Cancelled)), "{stopped:?}");
+    assert!(repair(&repository, full.backup_id, None).await.good);
 }
