@@ -3,6 +3,7 @@
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use s3s::auth::SimpleAuth;
+use s3s::host::SingleDomain;
 use s3s::service::S3ServiceBuilder;
 use s3s_fs::FileSystem;
 use std::net::SocketAddr;
@@ -27,6 +28,16 @@ impl S3Server {
 
     /// For several users.
     pub fn with_keys(keys: impl IntoIterator<Item = (String, String)>) -> S3Server {
+        S3Server::serve(keys, None)
+    }
+
+    /// Under a name, and under names of buckets below that.
+    #[allow(dead_code)]
+    pub fn of_domain(domain: &str) -> S3Server {
+        S3Server::serve([(ACCESS_KEY.to_owned(), SECRET_KEY.to_owned())], Some(domain))
+    }
+
+    fn serve(keys: impl IntoIterator<Item = (String, String)>, domain: Option<&str>) -> S3Server {
         let folder = tempfile::tempdir().unwrap();
         let service = {
             let mut builder = S3ServiceBuilder::new(FileSystem::new(folder.path()).unwrap());
@@ -35,6 +46,9 @@ impl S3Server {
                 auth.register(id, secret.into());
             }
             builder.set_auth(auth);
+            if let Some(domain) = domain {
+                builder.set_host(SingleDomain::new(domain).unwrap());
+            }
             builder.build()
         };
         let runtime =

@@ -58,7 +58,7 @@ impl Giver {
         at_issue: impl Fn(usize) + Send + Sync + 'static,
     ) -> (Giver, String) {
         let (listener, address) = listen();
-        let (config, signer) = certificate();
+        let (config, signer) = certificate(&["127.0.0.1"]);
         let giver = Giver::new(format!("https://{address}"), lifetime, refuses, Box::new(at_issue));
         let state = Arc::clone(&giver.state);
         std::thread::spawn(move || {
@@ -175,13 +175,14 @@ fn listen() -> (TcpListener, String) {
     (listener, address)
 }
 
-fn certificate() -> (Arc<ServerConfig>, String) {
+/// A server's, for these names, and its signer's in PEM.
+pub fn certificate(names: &[&str]) -> (Arc<ServerConfig>, String) {
     let mut signer = CertificateParams::new(Vec::new()).unwrap();
     signer.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let signer_key = KeyPair::generate().unwrap();
     let signer_pem = signer.self_signed(&signer_key).unwrap().pem();
     let key = KeyPair::generate().unwrap();
-    let named = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    let named = CertificateParams::new(names.iter().copied().map(str::to_owned).collect::<Vec<_>>()).unwrap();
     let signed = named.signed_by(&key, &Issuer::new(signer, signer_key)).unwrap();
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));

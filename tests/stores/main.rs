@@ -13,6 +13,7 @@ mod requests;
 mod roles;
 #[path = "../backup/s3_server.rs"]
 mod s3_server;
+mod tunnel;
 #[path = "../backup/util.rs"]
 #[allow(dead_code)]
 mod util;
