@@ -53,6 +53,7 @@ async fn kept(store: &dyn Store, exact: bool) {
     assert!(matches!(store.get_range("volume_a/1/none", 0..1).await, Err(StoreError::Missing { .. })));
     bit_by_bit(store).await;
     made_once(store).await;
+    copied(store).await;
     race(store, "volume_b/raced", exact).await;
     let odd = "volume_b/az_my zone 100%, ü*?\\_x";
     store.put_new(odd, Bytes::from_static(b"odd")).await.unwrap();
@@ -123,6 +124,29 @@ async fn made_once(store: &dyn Store) {
     store.put(key, bytes("replaced")).await.unwrap();
     assert_eq!(store.get(key, 100).await.unwrap(), "replaced");
     store.delete(key).await.unwrap();
+}
+
+/// A copy has the bytes, is made once, and outlives what it is a copy of.
+async fn copied(store: &dyn Store) {
+    let (from, to, body) = ("volume_b/az_my zone 100%, ü*?\\_x", "volume_c/1/copy", vec![7; 100_000]);
+    store.put(from, body.clone().into()).await.unwrap();
+    store.copy(from, to).await.unwrap();
+    for taken in [to, from] {
+        let refused = store.copy(from, taken).await.unwrap_err();
+        assert!(matches!(&refused, StoreError::Exists { key } if key == taken), "{refused}");
+    }
+    let missing = store.copy("volume_b/none", "volume_c/none").await.unwrap_err();
+    assert!(matches!(&missing, StoreError::Missing { key } if key == "volume_b/none"), "{missing}");
+    for (from, to) in [("../x", "volume_c/x"), (from, "../x"), (from, "a//b")] {
+        let refused = store.copy(from, to).await.unwrap_err();
+        assert!(matches!(refused, StoreError::BadKey { .. }), "{refused}");
+    }
+    store.delete(from).await.unwrap();
+    assert_eq!(store.get(to, 1 << 20).await.unwrap(), body);
+    let listed: Vec<_> =
+        store.list("volume_c/").await.unwrap().into_iter().map(|o| (o.key, o.size)).collect();
+    assert_eq!(listed, [(to.to_owned(), 100_000)]);
+    store.delete(to).await.unwrap();
 }
 
 /// 32 writers of one name at the same time.

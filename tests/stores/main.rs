@@ -1,6 +1,7 @@
 //! The kinds of store, from outside: one contract for all of them, and what happens when they fail.
 
 mod contract;
+mod copies;
 mod directory;
 mod endpoint;
 mod faults;

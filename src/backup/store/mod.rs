@@ -20,7 +20,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
-use snafu::Snafu;
+use snafu::{IntoError, Snafu};
 use std::fmt::Debug;
 use std::ops::Range;
 
@@ -95,6 +95,14 @@ pub enum StoreError {
         /// As expected.
         limit: u64,
     },
+    /// The store will not make this copy, however often it is asked.
+    #[snafu(display("the store does not copy {key}: {source}"))]
+    CannotCopy {
+        /// Of which object.
+        key: String,
+        /// What it said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A name that a store cannot hold, or that leaves it.
     #[snafu(display("{key:?} cannot be an object's name"))]
     BadKey {
@@ -156,6 +164,14 @@ pub trait Store: Debug + Send + Sync + 'static {
     fn get_range<'a>(&'a self, key: &'a str, range: Range<u64>) -> BoxFuture<'a, Result<Bytes, StoreError>>;
     /// Begins an object that is written bit by bit, for what does not fit into memory.
     fn begin<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Box<dyn ObjectWriter>, StoreError>>;
+    /// Stores an object with the bytes of another one, whole and durable, without them coming through this machine. The
+    /// name is not there yet: [`StoreError::Exists`] if it is, whatever its bytes; of two who make the same at the same
+    /// time both may succeed. [`StoreError::CannotCopy`] if the store does not do such a thing.
+    fn copy<'a>(&'a self, from: &'a str, _to: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            Err(CannotCopySnafu { key: from }.into_error("it has no operation to copy objects".into()))
+        })
+    }
     /// Removes an object; one that is not there is success.
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), StoreError>>;
     /// Every object whose name begins with `prefix`, in order. `prefix` is text, it may end inside a

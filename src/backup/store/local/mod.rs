@@ -129,6 +129,18 @@ impl LocalStore {
         Ok(body.into())
     }
 
+    fn copy_blocking(&self, from: &str, to: &str) -> Result<(), StoreError> {
+        let mut source = match File::open(self.path(from)?) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return MissingSnafu { key: from }.fail(),
+            other => other.map_err(|e| backend("copying", from, e))?,
+        };
+        let mut staged = self.stage(to)?;
+        // By the kernel, which shares the blocks where the filesystem can, or has a file server do it. No hard link: that
+        // would have the other's age, by which garbage is told, and its damages.
+        io::copy(&mut source, &mut staged.file).map_err(|e| backend("copying", from, e))?;
+        self.name_blocking(to, staged)
+    }
+
     fn delete_blocking(&self, key: &str) -> Result<(), StoreError> {
         let path = self.path(key)?;
         match fs::remove_file(&path) {
@@ -265,6 +277,10 @@ impl Store for LocalStore {
             let writer = FileWriter { store: store.clone(), key: key.to_owned(), staged };
             Ok(Box::new(writer) as Box<dyn ObjectWriter>)
         })
+    }
+    fn copy<'a>(&'a self, from: &'a str, to: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+        let to = to.to_owned();
+        self.blocking(from, move |store, from| store.copy_blocking(from, &to))
     }
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
         self.blocking(key, |store, key| store.delete_blocking(key))

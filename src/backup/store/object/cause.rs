@@ -44,6 +44,26 @@ impl Cause {
     }
 }
 
+/// Whether a server has answered that it will not do this, rather than that it cannot just now.
+pub(super) fn is_refusal(error: &Error) -> bool {
+    match error {
+        Error::NotImplemented { .. }
+        | Error::NotSupported { .. }
+        | Error::PermissionDenied { .. }
+        | Error::Unauthenticated { .. }
+        | Error::Precondition { .. } => true,
+        Error::Generic { .. } => {
+            let whole = error.to_string();
+            let status = between(&whole, "status code: ", " ").and_then(|status| status.parse().ok());
+            // Too slow, too many: those pass.
+            status.is_some_and(|status: u16| {
+                (400..500).contains(&status) && !matches!(status, 408 | 429) || status == 501
+            })
+        }
+        _ => false,
+    }
+}
+
 fn answered(status: &str, body: &str) -> String {
     let part = |name| element(body, name).map(|text| format!(" {text}")).unwrap_or_default();
     let text = match (part("Code"), part("Message")) {

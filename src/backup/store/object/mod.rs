@@ -12,8 +12,8 @@ pub use upload::Upload;
 
 use super::options::{self, S3Options};
 use super::{
-    BackendSnafu, Exclusive, ExistsSnafu, MissingSnafu, NoRepositorySnafu, ObjectInfo, ObjectWriter, PROBE,
-    Store, StoreError, TooLargeSnafu, Unfinished, check_key,
+    BackendSnafu, CannotCopySnafu, Exclusive, ExistsSnafu, MissingSnafu, NoRepositorySnafu, ObjectInfo,
+    ObjectWriter, PROBE, Store, StoreError, TooLargeSnafu, Unfinished, check_key,
 };
 use bytes::{Bytes, BytesMut};
 use cause::Cause;
@@ -166,6 +166,19 @@ impl ObjectBacked {
         }
     }
 
+    async fn copy_new(&self, from: &str, to: &str) -> Result<(), StoreError> {
+        let (source, target) = (self.path(from)?, self.path(to)?);
+        // Most servers have no exclusive copy.
+        ensure!(!self.is_there(to).await?, ExistsSnafu { key: to });
+        match self.inner.copy(&source, &target).await {
+            Ok(()) => Ok(()),
+            Err(e) if cause::is_refusal(&e) => {
+                Err(CannotCopySnafu { key: from }.into_error(Box::new(Cause::of(&e))))
+            }
+            Err(e) => Err(self.error("copying", from, e)),
+        }
+    }
+
     /// Reads an object; again from its begin, some times, when the server stops in the middle of it.
     async fn get_whole(&self, key: &str, limit: u64) -> Result<Bytes, StoreError> {
         let mut broken_off = 0;
@@ -261,6 +274,9 @@ impl Store for ObjectBacked {
             let (store, key) = (self.clone(), key.to_owned());
             Ok(Box::new(PartWriter::new(store, key)) as Box<dyn ObjectWriter>)
         })
+    }
+    fn copy<'a>(&'a self, from: &'a str, to: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(self.copy_new(from, to))
     }
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
