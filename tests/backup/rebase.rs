@@ -76,6 +76,30 @@ async fn any_backup_of_a_chain_can_go() {
     }
 }
 
+/// What is whole is read and checked, and then copied by the store itself; what it does not copy, or not wholly, is seen.
+#[tokio::test]
+async fn what_is_whole_is_copied_by_the_store() {
+    let repository = Repository::new();
+    let volume = Uuid::new_v4();
+    let mut data = noise(1, LENGTH);
+    let full = repository.create(&data, &small(volume, ParentChoice::None)).await.unwrap();
+    data[50_000] ^= 1;
+    let second = repository.create(&data, &small(volume, ParentChoice::Latest)).await.unwrap();
+    let to = repository.engine.clone();
+    let (progress, cancel) = (Progress::default(), Cancel::never());
+    let exported =
+        repository.engine.export_full(second.backup_id, &to, None, &progress, &cancel).await.unwrap();
+    let stored = repository.store.list(&format!("{}-", full.prefix)).await.unwrap();
+    // All but the one that was overwritten in part.
+    let whole = stored.iter().filter(|object| !object.key.ends_with("-00004")).map(|object| object.size);
+    assert_eq!((stored.len(), exported.bytes_copied), (7, whole.sum()), "{exported:?}");
+    assert!(repository.restored(exported.backup_id).await == data);
+    let rebased = repository.engine.rebase(second.backup_id, None, &progress, &cancel).await.unwrap();
+    assert_eq!(rebased.bytes_copied, exported.bytes_copied);
+    repository.engine.delete(full.backup_id).await.unwrap();
+    assert!(repository.restored(second.backup_id).await == data);
+}
+
 /// Two successors of one backup; the merged one keeps objects that are whole as they were stored.
 #[tokio::test]
 async fn each_successor_becomes_whole() {

@@ -38,6 +38,8 @@ pub struct FullReport {
     pub bytes_fetched: u64,
     /// Put into the other one.
     pub bytes_uploaded: u64,
+    /// Stored by the store's own copying, if both are one.
+    pub bytes_copied: u64,
     /// From begin to end.
     pub seconds: f64,
 }
@@ -100,6 +102,7 @@ impl Engine {
             bytes_total: shape.size,
             bytes_fetched: written.bytes_fetched,
             bytes_uploaded: written.bytes_uploaded,
+            bytes_copied: written.bytes_copied,
             seconds: started.elapsed().as_secs_f64(),
         })
     }

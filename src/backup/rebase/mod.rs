@@ -37,6 +37,8 @@ pub struct RebaseReport {
     pub bytes_fetched: u64,
     /// Put into it.
     pub bytes_uploaded: u64,
+    /// Stored by the store's own copying, after they were fetched and checked.
+    pub bytes_copied: u64,
 }
 
 impl Engine {
@@ -75,6 +77,7 @@ impl Engine {
             objects: old.extents.len() as u64,
             bytes_fetched: 0,
             bytes_uploaded: 0,
+            bytes_copied: 0,
         };
         if old.parent != onto {
             // Before anything is stored that a store might not let be finished.
@@ -110,7 +113,9 @@ impl Engine {
             };
             report.prefix = prefix.to_string();
             report.objects = chunks;
-            (report.bytes_fetched, report.bytes_uploaded) = (written.bytes_fetched, written.bytes_uploaded);
+            report.bytes_fetched = written.bytes_fetched;
+            report.bytes_uploaded = written.bytes_uploaded;
+            report.bytes_copied = written.bytes_copied;
         }
         self.remove_superseded(set.prefix.volume(), backup).await?;
         Ok(report)
@@ -133,7 +138,7 @@ impl Engine {
     }
 
     /// Removes the sets of a backup that a rebase has replaced, once the new one is seen to be whole.
-    async fn remove_superseded(&self, volume: Uuid, backup: Uuid) -> Result<(), BackupError> {
+    pub(super) async fn remove_superseded(&self, volume: Uuid, backup: Uuid) -> Result<(), BackupError> {
         let catalog = self.catalog();
         let all = catalog.sets(Some(volume)).await?;
         let newest = catalog::find(&all, backup).context(NoSuchBackupSnafu { backup })?;
@@ -166,7 +171,7 @@ fn merged_links(chain: &Chain, onto: Option<Uuid>) -> Result<usize, BackupError>
 
 /// The same backup's next name: some seconds later, by chance, so that two that rebase one backup at a time stay out of
 /// each other's way. Names of one backup differ in nothing else.
-fn next_prefix(prefix: &Prefix) -> Prefix {
+pub(super) fn next_prefix(prefix: &Prefix) -> Prefix {
     const STAMP: &str = "%Y%m%d%H%M%S";
     const MOST: u128 = 600;
     let seconds = (Uuid::new_v4().as_u128() % MOST) as i64 + 1;

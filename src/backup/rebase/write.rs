@@ -38,12 +38,16 @@ pub(in crate::backup) struct Written {
     pub extents: Vec<Extent>,
     pub bytes_fetched: u64,
     pub bytes_uploaded: u64,
+    /// By the store itself.
+    pub bytes_copied: u64,
 }
 
 struct Made {
     extent: Extent,
     fetched: u64,
     stored: u64,
+    /// The store has made it, from one that was seen to be right.
+    is_copy: bool,
 }
 
 impl Synthesis {
@@ -58,7 +62,7 @@ impl Synthesis {
         let mut made: Vec<Option<Extent>> = vec![None; runs.len()];
         let mut written = Written::default();
         let mut tasks: JoinSet<Result<(usize, Made), BackupError>> = JoinSet::new();
-        let mut failed = None;
+        let (mut failed, mut copies) = (None, Vec::new());
         let mut waiting = runs.into_iter().enumerate();
         loop {
             while failed.is_none() && tasks.len() < WORKERS {
@@ -74,11 +78,16 @@ impl Synthesis {
             // After a failure too, to the last one: what is on its way must have landed before it can be removed.
             let Some(ended) = tasks.join_next().await else { break };
             match ended.context(WorkerSnafu).and_then(|done| done) {
-                Ok((number, Made { extent, fetched, stored })) => {
+                Ok((number, Made { extent, fetched, stored, is_copy })) => {
                     self.progress.add_done(extent.length);
-                    made[number] = Some(extent);
                     written.bytes_fetched += fetched;
-                    written.bytes_uploaded += stored;
+                    if is_copy {
+                        written.bytes_copied += stored;
+                        copies.push((extent.key.clone(), stored));
+                    } else {
+                        written.bytes_uploaded += stored;
+                    }
+                    made[number] = Some(extent);
                 }
                 Err(e) => failed = failed.or(Some(e)),
             }
@@ -86,6 +95,7 @@ impl Synthesis {
         if let Some(error) = failed {
             return Err(error);
         }
+        self.check_copies(copies).await?;
         let count = hashes.finish().await?;
         let reason = format!("its {count} hashes do not fit {} bytes", shape.size);
         let backup = self.prefix.backup();
@@ -145,14 +155,47 @@ impl Synthesis {
             buffer = blocking(fill).await?;
         }
         let (extent, body) = match (whole, as_stored) {
-            // Nothing to cut: stored again byte by byte.
-            (Some(extent), Some(stored)) => (Extent { key, ..extent }, stored),
+            // Nothing to cut: stored again byte by byte, without being sent if the store can do that.
+            (Some(extent), Some(body)) => {
+                let is_copy = self.copied(&extent.key, &key).await?;
+                let (extent, stored) = (Extent { key, ..extent }, body.len() as u64);
+                if is_copy {
+                    return Ok(Made { extent, fetched, stored, is_copy });
+                }
+                (extent, body)
+            }
             _ => pack(buffer, start, key, self.compression).await?,
         };
         let stored = body.len() as u64;
         self.to.put(&extent.key, body).await?;
         self.progress.add_transferred(stored);
-        Ok(Made { extent, fetched, stored })
+        Ok(Made { extent, fetched, stored, is_copy: false })
+    }
+
+    /// Whether the store has copied an object that was read and is right. If not, its bytes are at hand.
+    async fn copied(&self, from: &str, to: &str) -> Result<bool, BackupError> {
+        if !Arc::ptr_eq(&self.from, &self.to) {
+            return Ok(false);
+        }
+        match self.to.copy(from, to).await {
+            Ok(()) => Ok(true),
+            Err(StoreError::CannotCopy { .. } | StoreError::Missing { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What was copied may be the last of these bytes soon: each copy is as long as its original.
+    async fn check_copies(&self, copies: Vec<(String, u64)>) -> Result<(), BackupError> {
+        if copies.is_empty() {
+            return Ok(());
+        }
+        let listed = self.to.list(self.prefix.as_str()).await?;
+        for (key, size) in copies {
+            let found = listed.binary_search_by(|object| object.key.cmp(&key)).ok();
+            let reason = "the store's copy of it has not as many bytes as the original";
+            ensure!(found.is_some_and(|at| listed[at].size == size), DamagedSnafu { key, reason });
+        }
+        Ok(())
     }
 
     /// Copies a hash file as it is.

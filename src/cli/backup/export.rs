@@ -105,6 +105,7 @@ pub(super) fn full_text(report: &FullReport) -> String {
         ("size", human(report.bytes_total)),
         ("fetched", human(report.bytes_fetched)),
         ("uploaded", human(report.bytes_uploaded)),
+        ("copied", human(report.bytes_copied)),
         ("time", format!("{:.1} s", report.seconds)),
     ])
 }
