@@ -13,7 +13,7 @@ use std::ops::Range;
 use uuid::Uuid;
 
 /// More steps than any limit on tombstones allows, at a file each.
-const MAX_STEPS: usize = 10_000;
+pub(super) const MAX_STEPS: usize = 10_000;
 /// Ranges that an answer has at most (4 MiB): what is torn into more is told more coarsely.
 const MAX_RANGES: usize = 1 << 18;
 
@@ -91,7 +91,7 @@ impl Pinned {
     }
 
     /// The delta that ends at a state: the one that is kept, or for a layer that is still there one made now.
-    fn step(&self, at: At) -> Result<Delta, String> {
+    pub(super) fn step(&self, at: At) -> Result<Delta, String> {
         let missing = match self.volumes.delta(at.volume, at.layer).map_err(|error| error.to_string())? {
             Kept::Whole(delta) if delta.to.same_state(&at) => return Ok(delta),
             Kept::Damaged(reason) => format!("the delta {} is damaged: {reason}", at.layer),

@@ -90,6 +90,14 @@ uuid_id!(
     "layer id"
 );
 
+impl LayerId {
+    /// The base of a volume that was restored, in one life of it: by its id it is known that its state is what the backup
+    /// holds, long after it was merged away.
+    pub(super) fn of_restored(incarnation: Uuid, backup: &str) -> Self {
+        LayerId(Uuid::new_v5(&incarnation, backup.as_bytes()))
+    }
+}
+
 impl VolumeId {
     /// The id that belongs to a CSI name.
     pub fn from_name(name: &str) -> Self {

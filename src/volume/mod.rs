@@ -7,6 +7,7 @@
 
 mod adopt;
 mod agents;
+mod ancestry;
 mod background;
 mod backup_handle;
 mod chain;
@@ -78,6 +79,7 @@ pub use agents::{
     AgentError, Agents, CutOrder, CutReport, GrowOrder, GrowReport, MergeCall, MergeReport, MergeStep,
     MergeWork, OpenImage,
 };
+pub use ancestry::Ancestor;
 pub use background::{Background, RestoreNote};
 pub use backup_handle::{BackupHandle, RepositoryName, Writer};
 pub use delta_since::{DeltaDetail, Since, StateId};

@@ -198,7 +198,10 @@ impl Locked<'_> {
     /// takes the writes.
     fn journal_restored(&mut self, format: Format) -> Result<(), Error> {
         let (id, capacity, incarnation) = (self.id(), self.record.capacity, self.record.incarnation);
-        let (base, overlay) = (LayerId::random(), LayerId::random());
+        let reason = "it is being restored, and its record does not say from where".to_owned();
+        let backup = backup_of(&self.record).context(DamagedRecordSnafu { volume: id, reason })?;
+        let base = LayerId::of_restored(incarnation, &backup.to_string());
+        let overlay = LayerId::random();
         let base_file = self.fresh_file(format!("volume-{id}"))?;
         let overlay_file = self.fresh_file(format!("volume-{id}.{overlay}"))?;
         let layer = |id, file, format, parent| Layer {
