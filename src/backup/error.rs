@@ -167,6 +167,12 @@ pub enum BackupError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The store has not copied what a volume's first backup was to take over.
+    #[snafu(display("what the repository has of the volume's origin cannot be taken over: {reason}"))]
+    NotCopied {
+        /// Why.
+        reason: String,
+    },
     /// What the source told of its changes was not true.
     #[snafu(display(
         "the volume differs from its parent at byte {offset}, which is not recorded as changed"

@@ -48,7 +48,7 @@ pub use rebase::{FullReport, RebaseReport};
 pub use record::ImportRecord;
 pub use repair::{RepairOptions, RepairReport, Repaired};
 pub use restore::{Damaged, Limits, Loss, RestoreOptions, RestoreReport, refuse_used_source};
-pub use source::{Changed, DataPoint, SnapshotSource};
+pub use source::{Changed, DataPoint, Origin, SnapshotSource};
 pub use verify::{Damage, VerifyOptions, VerifyReport, Which};
 
 use snafu::ResultExt;

@@ -1,9 +1,9 @@
 //! A snapshot on a share as the source of a backup, and what is told of it in the backup.
 
 use super::format::{VolumeMeta, ZoneName};
-use super::{Changed, DataPoint, SnapshotSource};
+use super::{Changed, DataPoint, Origin, SnapshotSource};
 use crate::image::{ChainReader, ReadError};
-use crate::volume::{Pinned, Since, StateId};
+use crate::volume::{Ancestor, BackupHandle, Pinned, Since, StateId};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -43,8 +43,19 @@ impl SnapshotSource for PinnedReader {
         self.pinned.is_lost()
     }
     fn point(&self) -> Option<DataPoint> {
-        let StateId { incarnation, layer } = self.pinned.state();
-        Some(DataPoint { incarnation, snapshot: layer })
+        Some(point_of(self.pinned.state()))
+    }
+    fn origins(&self) -> Vec<Origin> {
+        let origin = |ancestor| match ancestor {
+            Ancestor::Volume { volume, states } => {
+                Origin::Volume { volume: volume.uuid(), states: states.into_iter().map(point_of).collect() }
+            }
+            Ancestor::Backup { backup, state } => {
+                let BackupHandle { volume, backup, .. } = backup;
+                Origin::Backup { volume, backup, state: state.map(point_of) }
+            }
+        };
+        self.pinned.ancestors().into_iter().map(origin).collect()
     }
     fn changed_since(&self, earlier: &DataPoint) -> Result<Changed, ReadError> {
         let earlier = StateId { incarnation: earlier.incarnation, layer: earlier.snapshot };
@@ -53,6 +64,11 @@ impl SnapshotSource for PinnedReader {
             Since::Only(ranges) => Changed::Only(ranges),
         })
     }
+}
+
+fn point_of(state: StateId) -> DataPoint {
+    let StateId { incarnation, layer } = state;
+    DataPoint { incarnation, snapshot: layer }
 }
 
 /// What is told of a snapshot's volume: where it came from, and its StorageClass's parameters.

@@ -18,6 +18,8 @@ pub struct DataPoint {
 /// Keys of a backup's volume metadata.
 const INCARNATION: &str = "strata.incarnation";
 const SNAPSHOT: &str = "strata.snapshot-id";
+const COPIED_VOLUME: &str = "strata.copied-from-volume";
+const COPIED_BACKUP: &str = "strata.copied-from-backup";
 const EXTRA: &str = "volume-metadata";
 
 impl DataPoint {
@@ -30,14 +32,43 @@ impl DataPoint {
 
     /// Volume metadata with this point in it; as it is where it is no metadata.
     pub(super) fn note_in(&self, meta: &str) -> String {
-        let Ok(mut noted) = serde_json::from_str::<Value>(meta) else { return meta.to_owned() };
-        let Some(extra) = noted.get_mut(EXTRA).and_then(Value::as_object_mut) else {
-            return meta.to_owned();
-        };
-        extra.insert(INCARNATION.to_owned(), self.incarnation.to_string().into());
-        extra.insert(SNAPSHOT.to_owned(), self.snapshot.to_string().into());
-        noted.to_string()
+        note(meta, &[(INCARNATION, self.incarnation), (SNAPSHOT, self.snapshot)])
     }
+}
+
+/// Volume metadata with the backup in it that objects were copied from.
+pub(super) fn note_copied(meta: &str, volume: Uuid, backup: Uuid) -> String {
+    note(meta, &[(COPIED_VOLUME, volume), (COPIED_BACKUP, backup)])
+}
+
+fn note(meta: &str, ids: &[(&str, Uuid)]) -> String {
+    let Ok(mut noted) = serde_json::from_str::<Value>(meta) else { return meta.to_owned() };
+    let Some(extra) = noted.get_mut(EXTRA).and_then(Value::as_object_mut) else {
+        return meta.to_owned();
+    };
+    extra.extend(ids.iter().map(|(key, id)| ((*key).to_owned(), id.to_string().into())));
+    noted.to_string()
+}
+
+/// Something that a volume was made from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Another volume, and its states on the way back, the latest first: what changed since each is known.
+    Volume {
+        /// Which.
+        volume: Uuid,
+        /// Its states; none where the way to it is not known.
+        states: Vec<DataPoint>,
+    },
+    /// A backup.
+    Backup {
+        /// Whose it is.
+        volume: Uuid,
+        /// Which.
+        backup: Uuid,
+        /// The state that holds just what it holds, if that is known.
+        state: Option<DataPoint>,
+    },
 }
 
 /// Where a volume's bytes may differ from what they were at an earlier point.
@@ -67,7 +98,11 @@ pub trait SnapshotSource: Send + Sync + 'static {
     fn point(&self) -> Option<DataPoint> {
         None
     }
-    /// What may have changed since an earlier point.
+    /// What the volume was made from, the latest first; nothing if it was made from nothing, or from what is not known.
+    fn origins(&self) -> Vec<Origin> {
+        Vec::new()
+    }
+    /// What may have changed since an earlier point, also of what the volume was made from.
     fn changed_since(&self, earlier: &DataPoint) -> Result<Changed, ReadError> {
         Ok(Changed::Unknown(format!("nothing is recorded of the changes since {}", earlier.snapshot)))
     }

@@ -216,8 +216,8 @@ async fn neighbouring_runs(#[case] join: u64, #[case] objects: u64, #[case] join
     }
 }
 
-/// Format v1 has no chain from one volume to another: what is known to come from there is backed up in full, and
-/// says so; what is not is refused.
+/// Format v1 has no chain from one volume to another: of what is known to come from there a full backup is made, out of the
+/// other's objects, and says so; what is not is refused.
 #[tokio::test]
 async fn a_parent_of_another_volume() {
     let (repository, data) = (Repository::new(), noise(5, 50_000));
@@ -226,8 +226,9 @@ async fn a_parent_of_another_volume() {
     let foreign = CreateOptions { parent: ParentChoice::Backup(full.backup_id), ..options(Uuid::new_v4()) };
     let clone = Recorded::new(&data, Changed::Only(vec![]));
     let made = make(&repository.engine, &clone, &foreign).await.unwrap();
-    assert_eq!(made.parent_id, None);
+    assert_eq!((made.parent_id, made.copied_from, made.bytes_read), (None, Some(full.backup_id), 0));
     assert!(made.full_because.unwrap().contains("one volume only"));
+    assert!(repository.restored(made.backup_id).await == data);
     let stranger = Recorded::new(&data, unknown());
     let refused = make(&repository.engine, &stranger, &foreign).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Usage);

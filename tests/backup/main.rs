@@ -9,6 +9,7 @@ mod bad_input;
 mod broken_off;
 mod cinder;
 mod cli;
+mod clone;
 mod compare;
 mod delta;
 mod engine;

@@ -2,6 +2,7 @@
 //! long as a backup may stand on it, an incremental one reads no more than that (X2).
 
 mod backups;
+mod clones;
 mod engine;
 mod history;
 mod limits;

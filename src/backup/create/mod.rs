@@ -1,9 +1,14 @@
 //! Making a backup: full, or incremental on a parent by comparing hashes.
 
+mod clean_up;
+mod copies;
+mod ground;
 pub(super) mod hash_writer;
 mod limit;
+mod measure;
 mod memory;
 mod options;
+mod origin;
 mod pack;
 mod parent;
 mod piece;
@@ -20,21 +25,18 @@ pub use options::{
 
 use super::catalog::{self, BackupSet, Catalog};
 use super::engine::Engine;
-use super::error::{
-    BackupError, ChangedMeanwhileSnafu, HashesShortSnafu, LeftBehindSnafu, NoParentSnafu, ResumableSnafu,
-    SourceLostSnafu,
-};
+use super::error::{BackupError, ChangedMeanwhileSnafu, HashesShortSnafu, NoParentSnafu, SourceLostSnafu};
 use super::format::{ENTRY, HashFrame, Manifest, Prefix, ZeroText};
 use super::store::{Exclusive, ObjectInfo};
-use super::{Cancel, Progress, SnapshotSource, blocking};
+use super::{Cancel, Progress, SnapshotSource, blocking, source};
+use ground::{Ground, Of};
 use hash_writer::HashWriter;
 use jiff::Timestamp;
 use memory::Memory;
-use parent::{Basis, Parent};
+use parent::Basis;
 use piece::Pieces;
 use pipeline::{Known, Pipeline};
-use plan::Wanted;
-use snafu::{IntoError, ensure};
+use snafu::ensure;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -95,6 +97,10 @@ impl Engine {
                     use_delta = Ok(());
                     Basis::Full(Some(format!("parent {parent} was deleted meanwhile")))
                 }
+                e @ BackupError::NotCopied { .. } => {
+                    use_delta = Ok(());
+                    Basis::Full(Some(format!("the volume has no earlier backup, and {e}")))
+                }
                 e => return Err(e),
             };
             // What a failure has read stays counted; what is begun again is not counted twice.
@@ -112,32 +118,30 @@ impl Attempt<'_> {
         is_again: bool,
     ) -> Result<CreateReport, BackupError> {
         let (options, size) = (self.options, self.source.size());
-        let (parent, full_because) = match basis {
-            Basis::Full(reason) => (None, reason),
-            Basis::On(parent) => (Some(*parent), None),
-        };
-        let (wanted, read_all_because) = match (&parent, use_delta) {
-            (None, _) => (Wanted::all(size), None),
-            (Some(_), Err(reason)) => (Wanted::all(size), Some(reason)),
-            (Some(parent), Ok(())) => parent::wanted(self.source, parent, options).await?,
-        };
-        let block = match &parent {
-            None => options.own_block(size)?,
-            Some(parent) => parent.hashes.block(),
-        };
-        let begun =
-            resume::begin(catalog, options, self.source, parent.as_ref().map(|p| p.id), block, is_again);
+        let ground = self.ground(catalog, basis, use_delta).await?;
+        let of = ground.of();
+        let Ground { known, copies, wanted, block, bytes_read, full_because, read_all_because } = ground;
+        let parent_id = of.parent.as_ref().map(|(id, _)| *id);
+        let adopts = copies.is_none();
+        let begun = resume::begin(catalog, options, self.source, parent_id, block, is_again, adopts);
         let begun = self.cancel.or(begun).await?;
-        let parent_of = parent.as_ref().map(|parent| (parent.id, parent.prefix.clone()));
+        let has_older = begun.has_older;
         let store = Arc::clone(&self.engine.store);
         let progress = self.progress.clone();
         let created_at = begun.created_at.clone();
         let work = Arc::new(self.work(block));
         let largest = size.min(options.chunk_size);
-        let known = if parent.is_some() { largest.div_ceil(block) as usize * ENTRY } else { 0 };
-        let window = work.cost(std::slice::from_ref(&(0..largest)), known);
+        let text = if parent_id.is_some() { largest.div_ceil(block) as usize * ENTRY } else { 0 };
+        let window = work.cost(std::slice::from_ref(&(0..largest)), text);
         let memory = Memory::new(options.memory, window)?;
         let mut upload = Upload::new(store, Arc::clone(&memory), begun, self.exclusive, options, progress);
+        upload.bytes_read = bytes_read;
+        let known = known.map(|known| Known {
+            blocks: known.size.div_ceil(block),
+            reader: known.hashes,
+            backup: known.id,
+            copies,
+        });
         let pipeline = Pipeline {
             work,
             memory: Arc::clone(&memory),
@@ -147,14 +151,17 @@ impl Attempt<'_> {
             progress: self.progress.clone(),
             spots: self.spots(size.div_ceil(block)),
         };
-        let stored = self.store(&mut upload, pipeline, parent, &created_at).await;
+        let stored = self.store(&mut upload, pipeline, known, &of, &created_at).await;
         let prefix = upload.prefix().clone();
         if let Err(error) = stored {
-            return Err(self.clean_up(error, &mut upload).await);
+            return Err(self.clean_up(error, &mut upload, adopts).await);
+        }
+        if has_older {
+            self.remove_older(&prefix).await;
         }
         Ok(CreateReport {
             backup_id: prefix.backup(),
-            parent_id: parent_of.map(|(id, _)| id),
+            parent_id,
             prefix: prefix.to_string(),
             objects: upload.objects(),
             bytes_total: size,
@@ -163,6 +170,9 @@ impl Attempt<'_> {
             bytes_changed: upload.bytes_changed,
             bytes_joined: upload.bytes_joined,
             bytes_uploaded: upload.bytes_uploaded,
+            copied_from: of.copied.map(|(id, _)| id),
+            objects_copied: upload.objects_copied(),
+            bytes_copied: upload.bytes_copied,
             bytes_resumed: upload.bytes_resumed,
             bytes_buffered: memory.peak(),
             seconds: 0.0,
@@ -196,19 +206,14 @@ impl Attempt<'_> {
         &self,
         upload: &mut Upload,
         pipeline: Pipeline,
-        parent: Option<Parent>,
+        known: Option<Known>,
+        of: &Of,
         created_at: &str,
     ) -> Result<(), BackupError> {
         let (prefix, options, block) = (upload.prefix().clone(), self.options, pipeline.work.block);
         let (name, description) = (options.name.as_deref(), options.description.as_deref());
         let frame = HashFrame::new(&prefix, block, name, description, created_at)?;
-        let parent_of = parent.as_ref().map(|parent| (parent.id, parent.prefix.clone()));
         let memory = Arc::clone(&pipeline.memory);
-        let known = parent.map(|parent| Known {
-            blocks: parent.size.div_ceil(block),
-            reader: parent.hashes,
-            backup: parent.id,
-        });
         let store = self.engine.store.as_ref();
         let mut hashes = self.cancel.or(HashWriter::begin(store, &prefix.hashes(), frame)).await?;
         let blocks = pipeline.size.div_ceil(block);
@@ -228,26 +233,29 @@ impl Attempt<'_> {
         self.cancel.or_soon(upload.remove_surplus()).await?;
         let manifest = Manifest {
             prefix,
-            parent: parent_of.as_ref().map(|(id, _)| *id),
+            parent: of.parent.as_ref().map(|(id, _)| *id),
             name: options.name.clone(),
             description: options.description.clone(),
             created_at: created_at.to_owned(),
-            volume_meta: self.volume_meta(),
+            volume_meta: self.volume_meta(of),
             extents: upload.take_extents(),
         };
         let listed = self.cancel.or(upload.listed()).await?;
+        upload.check_copies(&manifest.extents, &listed)?;
         let (encoded, manifest) = blocking(move || Ok((manifest.encode()?, manifest))).await?;
         check_stored(listed, &manifest, false)?;
         self.cancel.check()?;
         // Deleted while we worked: this backup could never be restored. Seen before it is one, it is never listed.
-        self.cancel.or(self.check_parent(upload, parent_of.as_ref())).await?;
-        self.cancel.or(resume::check_alone(self.engine, self.options, upload.prefix())).await?;
+        self.cancel.or(self.check_parent(upload, of.parent.as_ref())).await?;
+        if of.copied.is_none() {
+            self.cancel.or(resume::check_alone(self.engine, self.options, upload.prefix())).await?;
+        }
         ensure!(!self.source.is_lost(), SourceLostSnafu);
         // Not to be cut: a manifest that lands after the chunks were removed would be a damaged backup.
         upload.put_manifest(encoded.into()).await?;
         // And again: who deletes the parent looks for our manifest only after having removed its own; and who clears
         // away what looks like an orphan leaves a set alone once it has its manifest.
-        self.check_parent(upload, parent_of.as_ref()).await?;
+        self.check_parent(upload, of.parent.as_ref()).await?;
         check_stored(upload.listed().await?, &manifest, true)
     }
 
@@ -268,38 +276,15 @@ impl Attempt<'_> {
         Ok(())
     }
 
-    /// The volume's metadata, with the point that the next backup can ask the changes since.
-    fn volume_meta(&self) -> Option<String> {
+    /// The volume's metadata, with the point that the next backup can ask the changes since, and with what objects were
+    /// copied from.
+    fn volume_meta(&self, of: &Of) -> Option<String> {
         let meta = self.options.volume_meta.as_ref()?;
-        Some(self.source.point().map_or_else(|| meta.clone(), |point| point.note_in(meta)))
-    }
-
-    /// B13. Who asked to resume keeps what was uploaded, unless it can be of no use.
-    async fn clean_up(&self, error: BackupError, upload: &mut Upload) -> BackupError {
-        let again = matches!(
-            error,
-            BackupError::UnusableParent { .. }
-                | BackupError::WrongDelta { .. }
-                | BackupError::NoParent { .. }
-        );
-        let keep = !matches!(error, BackupError::SourceLost) && !again;
-        let (backup, prefix) = (upload.prefix().backup(), upload.prefix().to_string());
-        upload.is_hurried = self.cancel.is_asked();
-        let cleaned = match self.options.resume {
-            // Whoever is the other one needs these objects.
-            _ if matches!(error, BackupError::MadeTwice { .. }) => upload.withdraw().await.map(drop),
-            Resume::No => upload.remove().await,
-            _ if !keep => upload.remove().await,
-            _ => match upload.withdraw().await {
-                Ok(true) => return ResumableSnafu { error, backup }.build(),
-                Ok(false) => Ok(()),
-                Err(e) => Err(e),
-            },
-        };
-        match cleaned {
-            Ok(()) => error,
-            Err(source) => LeftBehindSnafu { error, prefix }.into_error(source),
-        }
+        let meta = self.source.point().map_or_else(|| meta.clone(), |point| point.note_in(meta));
+        Some(match &of.copied {
+            Some((backup, prefix)) => source::note_copied(&meta, prefix.volume(), *backup),
+            None => meta,
+        })
     }
 }
 

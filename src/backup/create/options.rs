@@ -14,8 +14,10 @@ use uuid::Uuid;
 pub enum ParentChoice {
     /// A full backup.
     None,
-    /// The newest complete one of the same volume; a full one if there is none.
+    /// The newest complete one of the same volume; if there is none, as [`ParentChoice::Origin`].
     Latest,
+    /// None: a full backup, for which the store copies what it has of the data that the volume was made from.
+    Origin,
     /// This one; a full one if it is gone or damaged.
     Backup(Uuid),
 }
@@ -177,6 +179,12 @@ pub struct CreateReport {
     pub bytes_joined: u64,
     /// Put into the repository.
     pub bytes_uploaded: u64,
+    /// The backup of the volume's origin whose objects the store has copied.
+    pub copied_from: Option<Uuid>,
+    /// How many of them.
+    pub objects_copied: u64,
+    /// Their bytes in the repository: neither read from the source nor uploaded.
+    pub bytes_copied: u64,
     /// Found there from an earlier attempt, compared, and not put again.
     pub bytes_resumed: u64,
     /// The most bytes of windows in memory at a time.

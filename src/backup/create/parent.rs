@@ -1,6 +1,7 @@
 //! What a backup is made on, and what has to be read for it.
 
 use super::options::{CHOOSE_HASH_BLOCK, CreateOptions, ParentChoice};
+use super::origin::{self, Found};
 use super::plan::Wanted;
 use crate::backup::catalog::{self, Catalog, Chain};
 use crate::backup::error::{BadRequestSnafu, OtherHashBlockSnafu, ShrunkSnafu};
@@ -26,6 +27,8 @@ pub(super) struct Parent {
 pub(super) enum Basis {
     Full(Option<String>),
     On(Box<Parent>),
+    /// A full one, made of what the store has of the volume's origin.
+    Copied(Box<Found>),
 }
 
 /// Finds the parent.
@@ -38,12 +41,16 @@ pub(super) async fn find(
     if options.parent == ParentChoice::None {
         return Ok(Basis::Full(None));
     }
+    let none_earlier = "the volume has no earlier backup";
+    if options.parent == ParentChoice::Origin {
+        return origin::find(catalog, options, source, none_earlier).await;
+    }
     let sets = catalog.sets(Some(options.volume)).await?;
     let (id, manifest) = match options.parent {
         ParentChoice::Backup(id) => (id, None),
         _ => match catalog.newest(&sets).await? {
             Some(newest) => newest,
-            None => return full("the volume has no earlier backup".to_owned()),
+            None => return origin::find(catalog, options, source, none_earlier).await,
         },
     };
     let unusable = |e: BackupError| match e.is_about_the_set() {
@@ -63,27 +70,18 @@ pub(super) async fn find(
         Ok(chain) => chain,
         Err(e) => return unusable(e),
     };
-    let newest = chain.newest();
-    let prefix = newest.prefix.clone();
-    let point = newest.volume_meta.as_deref().and_then(DataPoint::of_meta);
-    if prefix.volume() != options.volume {
-        return of_another_volume(id, &prefix, options.volume, point, source).await;
-    }
-    let hashes = match HashReader::open(catalog, &prefix).await {
-        Ok(hashes) => hashes,
+    let parent = match Parent::open(catalog, &chain).await {
+        Ok(parent) => parent,
         Err(e) => return unusable(e),
     };
-    let parent = Parent { id, size: chain.size(), prefix, point, hashes };
-    check_sizes(&parent, &chain, options, source.size())?;
+    if parent.prefix.volume() != options.volume {
+        return of_another_volume(parent, chain, options, source).await;
+    }
+    check_sizes(&parent, options, source.size())?;
     Ok(Basis::On(Box::new(parent)))
 }
 
-fn check_sizes(
-    parent: &Parent,
-    chain: &Chain,
-    options: &CreateOptions,
-    size: u64,
-) -> Result<(), BackupError> {
+pub(super) fn check_sizes(parent: &Parent, options: &CreateOptions, size: u64) -> Result<(), BackupError> {
     let (theirs, ours) = (parent.hashes.block(), options.hash_block);
     let same = theirs == ours || ours == CHOOSE_HASH_BLOCK;
     ensure!(same, OtherHashBlockSnafu { parent: parent.id, theirs, ours });
@@ -94,27 +92,31 @@ fn check_sizes(
         parent.id
     );
     ensure!(chunk.is_multiple_of(theirs), BadRequestSnafu { reason });
-    let then = chain.size();
+    let then = parent.size;
     ensure!(size >= then, ShrunkSnafu { parent: parent.id, theirs: then, ours: size });
     Ok(())
 }
 
-/// A clone, or a volume that was restored, may know a backup of another volume as its origin. Cinder's format has
-/// no chain from one volume to another, so its first backup is a full one.
+/// A clone may know a backup of another volume as its origin. Cinder's format has no chain from one volume to another, so
+/// its first backup is a full one; but the store has most of it.
 async fn of_another_volume(
-    id: Uuid,
-    prefix: &Prefix,
-    volume: Uuid,
-    point: Option<DataPoint>,
+    parent: Parent,
+    chain: Chain,
+    options: &CreateOptions,
     source: &Arc<dyn SnapshotSource>,
 ) -> Result<Basis, BackupError> {
-    let known = match point {
+    let known = match parent.point {
         Some(point) => matches!(changed_since(source, point).await?, Changed::Only(_)),
         None => false,
     };
-    let reason = format!("parent {id} is a backup of volume {}, not of {volume}", prefix.volume());
+    let (id, theirs) = (parent.id, parent.prefix.volume());
+    let reason = format!("parent {id} is a backup of volume {theirs}, not of {}", options.volume);
     ensure!(known, BadRequestSnafu { reason });
-    Ok(Basis::Full(Some(format!("{reason}: the format chains the backups of one volume only"))))
+    let because = format!("{reason}: the format chains the backups of one volume only");
+    match check_sizes(&parent, options, source.size()) {
+        Ok(()) => Ok(Basis::Copied(Box::new(Found { parent, links: chain.links, because }))),
+        Err(e) => Ok(Basis::Full(Some(format!("{because}; and {e}")))),
+    }
 }
 
 async fn changed_since(source: &Arc<dyn SnapshotSource>, point: DataPoint) -> Result<Changed, BackupError> {

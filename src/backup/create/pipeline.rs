@@ -3,6 +3,7 @@
 //! Both reach the other end in the order of the volume, where hashes are written and objects uploaded. What is
 //! slow there holds the feeder back.
 
+use super::copies::Whole;
 use super::hash_writer::HashWriter;
 use super::memory::Memory;
 use super::plan::Wanted;
@@ -16,6 +17,7 @@ use crate::backup::hash_reader::HashReader;
 use crate::backup::{BackupError, Progress, blocking};
 use bytes::Bytes;
 use snafu::{OptionExt, ResultExt, ensure};
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -47,11 +49,15 @@ pub(super) struct Known {
     /// How many there must be.
     pub blocks: u64,
     pub backup: Uuid,
+    /// It is no parent: what is read is stored, all of it, and these objects of it are copied. In order.
+    pub copies: Option<VecDeque<Whole>>,
 }
 
 enum Item {
     /// Hashes of blocks that did not change, and how many bytes those have.
     Unread(Bytes, u64),
+    /// Objects to be copied.
+    Copies(Vec<Whole>),
     Window(JoinHandle<Result<WindowResult, BackupError>>, u64),
 }
 
@@ -105,19 +111,20 @@ impl Pipeline {
         let cores = Arc::new(Semaphore::new(workers));
         let block = self.work.block;
         let known_blocks = known.as_ref().map_or(0, |known| known.blocks);
+        let copies = known.as_ref().is_some_and(|known| known.copies.is_some());
         let mut at = 0;
-        for parts in self.wanted.windows(self.chunk) {
+        for parts in self.wanted.windows(self.chunk, !copies) {
             self.work.cancel.check()?;
             let (first, end) = (parts[0].start / block, parts[parts.len() - 1].end.div_ceil(block));
             if let Some(known) = &mut known {
                 self.pass(known, at..first, &sender).await?;
             }
             let text = match &mut known {
-                Some(known) => {
+                Some(known) if !copies => {
                     let text = known.text(first..end.min(known_blocks).max(first));
                     self.work.cancel.or(text).await?
                 }
-                None => Vec::new(),
+                _ => Vec::new(),
             };
             at = end;
             let cost = self.work.cost(&parts, text.len());
@@ -154,13 +161,19 @@ impl Pipeline {
         sender: &mpsc::Sender<Item>,
     ) -> Result<(), BackupError> {
         let mut at = blocks.start;
+        let copies = known.copies_before(blocks.end * self.work.block);
+        let is_copied = known.copies.is_some();
+        if !copies.is_empty() && sender.send(Item::Copies(copies)).await.is_err() {
+            return Ok(());
+        }
         while at < blocks.end {
             self.work.cancel.check()?;
             let end = blocks.end.min(at + STRETCH);
             let text = self.work.cancel.or(known.text(at..end)).await?;
             self.check_spots(at..end, &text).await?;
             let bytes = (end * self.work.block).min(self.size) - at * self.work.block;
-            let item = Item::Unread(text.into(), bytes);
+            // Of what is copied that counts which is on its way.
+            let item = Item::Unread(text.into(), if is_copied { 0 } else { bytes });
             if sender.send(item).await.is_err() {
                 break;
             }
@@ -187,6 +200,13 @@ impl Pipeline {
 }
 
 impl Known {
+    /// The objects to be copied that end there.
+    fn copies_before(&mut self, end: u64) -> Vec<Whole> {
+        let Some(copies) = &mut self.copies else { return Vec::new() };
+        let count = copies.partition_point(|whole| whole.extent.offset < end);
+        copies.drain(..count).collect()
+    }
+
     /// The hashes of these blocks: all of them, or the parent is no parent.
     async fn text(&mut self, blocks: Range<u64>) -> Result<Vec<u8>, BackupError> {
         let wanted = (blocks.end - blocks.start) as usize * ENTRY;
@@ -199,7 +219,7 @@ impl Known {
     }
 
     async fn finish(self) -> Result<(), BackupError> {
-        let Known { reader, blocks, backup } = self;
+        let Known { reader, blocks, backup, .. } = self;
         let unusable = |reason: String| UnusableParentSnafu { parent: backup, reason }.build();
         match reader.finish().await {
             Ok(count) if count == blocks => Ok(()),
@@ -227,6 +247,13 @@ async fn collect(
             Item::Unread(text, bytes) => {
                 work.cancel.or(hashes.write(text)).await?;
                 progress.add_done(bytes);
+            }
+            Item::Copies(copies) => {
+                for whole in copies {
+                    let bytes = whole.extent.length;
+                    upload.copy(whole, &work.cancel).await?;
+                    progress.add_done(bytes);
+                }
             }
             Item::Window(worker, bytes) => {
                 let result = worker.await.context(WorkerSnafu)??;

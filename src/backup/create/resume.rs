@@ -1,6 +1,8 @@
 //! Going on with an attempt that was broken off. Nothing is believed of it but names: each object is compared,
 //! byte by byte, with what would be put in its place, and what does not belong to the new manifest is removed.
 //!
+//! A backup whose objects are copied begins anew, and removes what was left when it is complete.
+//!
 //! With `Resume::Auto` a backup's id follows from the snapshot, the parent and the settings: two processes that
 //! find the same id would upload the same bytes.
 
@@ -10,6 +12,7 @@ use crate::backup::catalog::{BackupSet, Catalog};
 use crate::backup::engine::Engine;
 use crate::backup::error::{AlreadyCompleteSnafu, BadRequestSnafu, MadeTwiceSnafu, NoSuchBackupSnafu};
 use crate::backup::format::Prefix;
+use crate::backup::rebase::next_prefix;
 use crate::backup::{BackupError, SnapshotSource};
 use jiff::Timestamp;
 use jiff::civil::DateTime;
@@ -31,6 +34,8 @@ pub(super) struct Begun {
     pub earlier: BTreeMap<String, u64>,
     /// An earlier attempt had this prefix.
     pub is_adopted: bool,
+    /// Earlier attempts had others.
+    pub has_older: bool,
 }
 
 /// Chooses the backup's id, or finds the set to go on with.
@@ -41,6 +46,7 @@ pub(super) async fn begin(
     parent: Option<Uuid>,
     block: u64,
     is_again: bool,
+    adopts: bool,
 ) -> Result<Begun, BackupError> {
     let wanted = match options.resume {
         Resume::No => return Ok(fresh(options, Uuid::new_v4())),
@@ -48,8 +54,9 @@ pub(super) async fn begin(
         Resume::As(id) => {
             let sets = catalog.sets(Some(options.volume)).await?;
             return match sets.iter().find(|set| set.prefix.backup() == id) {
-                Some(set) => adopt(catalog, set).await,
-                None => Ok(fresh(options, id)),
+                Some(set) if adopts => adopt(catalog, set).await,
+                None if adopts => Ok(fresh(options, id)),
+                _ => anew(options, &sets, id),
             };
         }
         Resume::Auto => {
@@ -74,14 +81,16 @@ pub(super) async fn begin(
             let free = ids.into_iter().find(|id| !is_complete(id));
             let id = free.context(BadRequestSnafu { reason: "every id is taken" })?;
             return match sets.iter().find(|set| set.prefix.backup() == id) {
-                Some(set) => adopt(catalog, set).await,
-                None => Ok(fresh(options, id)),
+                Some(set) if adopts => adopt(catalog, set).await,
+                None if adopts => Ok(fresh(options, id)),
+                _ => anew(options, &sets, id),
             };
         }
     };
     let sets = catalog.sets(Some(options.volume)).await?;
     match sets.iter().find(|set| set.prefix.backup() == wanted) {
-        Some(set) => adopt(catalog, set).await,
+        Some(set) if adopts => adopt(catalog, set).await,
+        Some(_) => anew(options, &sets, wanted),
         // Begun anew by ourselves, and nothing is there any more.
         None if is_again => Ok(fresh(options, wanted)),
         None => NoSuchBackupSnafu { backup: wanted }.fail(),
@@ -92,7 +101,23 @@ fn fresh(options: &CreateOptions, id: Uuid) -> Begun {
     let now = Timestamp::now();
     let stamp = now.strftime("%Y%m%d%H%M%S").to_string();
     let prefix = Prefix::new(options.volume, &stamp, &options.zone, id);
-    Begun { prefix, created_at: python_time(now), earlier: BTreeMap::new(), is_adopted: false }
+    Begun {
+        prefix,
+        created_at: python_time(now),
+        earlier: BTreeMap::new(),
+        is_adopted: false,
+        has_older: false,
+    }
+}
+
+/// Which objects are copied depends on what is known of the changes, so that objects of one name may be others in each attempt:
+/// none goes on with another's, and each has names of its own. That costs little: what is uploaded is small.
+fn anew(options: &CreateOptions, sets: &[BackupSet], id: Uuid) -> Result<Begun, BackupError> {
+    let older = || sets.iter().filter(|set| set.prefix.backup() == id);
+    ensure!(!older().any(BackupSet::is_complete), AlreadyCompleteSnafu { backup: id });
+    let fresh = fresh(options, id);
+    let latest = older().map(|set| &set.prefix).chain([&fresh.prefix]).max().unwrap_or(&fresh.prefix);
+    Ok(Begun { prefix: next_prefix(latest), has_older: older().next().is_some(), ..fresh })
 }
 
 async fn adopt(catalog: &Catalog, set: &BackupSet) -> Result<Begun, BackupError> {
@@ -106,7 +131,7 @@ async fn adopt(catalog: &Catalog, set: &BackupSet) -> Result<Begun, BackupError>
     catalog.store().delete(&hashes).await?;
     let earlier = set.objects.iter().filter(|object| object.key != hashes);
     let earlier = earlier.map(|object| (object.key.clone(), object.size)).collect();
-    Ok(Begun { prefix, created_at: python_time(time), earlier, is_adopted: true })
+    Ok(Begun { prefix, created_at: python_time(time), earlier, is_adopted: true, has_older: false })
 }
 
 /// Two processes that began the same backup at the same time have two prefixes: one of them goes on.

@@ -1,18 +1,19 @@
 //! A backup's objects on their way into the store.
 
+use super::copies::Whole;
 use super::limit::RateLimit;
 use super::memory::Memory;
 use super::options::CreateOptions;
 use super::piece::Piece;
 use super::resume::Begun;
 use crate::backup::catalog::BackupSet;
-use crate::backup::error::{CancelledSnafu, MadeTwiceSnafu, WorkerSnafu};
+use crate::backup::error::{CancelledSnafu, MadeTwiceSnafu, NotCopiedSnafu, WorkerSnafu};
 use crate::backup::format::{Extent, Prefix};
 use crate::backup::store::{BackendSnafu, Exclusive, ObjectInfo, Store, StoreError};
 use crate::backup::{BackupError, Cancel, Progress};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
-use snafu::ResultExt;
+use snafu::{ResultExt, ensure};
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::sync::Arc;
@@ -23,6 +24,8 @@ use tokio::task::{JoinError, JoinSet};
 const COMPARED: usize = 4 << 20;
 /// Deletions at a time.
 const DELETIONS: usize = 8;
+/// The store copies so many objects for each upload at a time: they take nothing of this machine.
+const COPIES: usize = 4;
 /// Memory that an object's name and digest take until the manifest is written.
 const KEPT: u64 = 256;
 /// What each step of the clean-up has once somebody waits for the end.
@@ -42,6 +45,8 @@ pub(super) struct Upload {
     /// they are only where that costs no request.
     looks: bool,
     extents: Vec<Extent>,
+    /// Which of them are copies, and the bytes that these must have.
+    copied: Vec<(usize, u64)>,
     /// Objects that were begun: 1 to this.
     begun: u64,
     /// Somebody waits for the end.
@@ -54,6 +59,7 @@ pub(super) struct Upload {
     pub bytes_joined: u64,
     pub bytes_uploaded: u64,
     pub bytes_resumed: u64,
+    pub bytes_copied: u64,
 }
 
 /// What became of one object's bytes.
@@ -82,6 +88,7 @@ impl Upload {
             earlier,
             looks: is_adopted || exclusive == Exclusive::Honoured,
             extents: Vec::new(),
+            copied: Vec::new(),
             begun: 0,
             is_hurried: false,
             manifest: None,
@@ -91,6 +98,7 @@ impl Upload {
             bytes_joined: 0,
             bytes_uploaded: 0,
             bytes_resumed: 0,
+            bytes_copied: 0,
         }
     }
 
@@ -110,15 +118,7 @@ impl Upload {
 
     /// Begins the upload of one object, once fewer than `concurrency` are on their way.
     pub async fn send(&mut self, piece: Piece, cancel: &Cancel) -> Result<(), BackupError> {
-        cancel.check()?;
-        while self.tasks.len() >= self.concurrency {
-            tokio::select! {
-                joined = self.tasks.join_next() => self.count(joined)?,
-                () = cancel.asked() => return CancelledSnafu.fail(),
-            }
-        }
-        self.begun += 1;
-        let key = self.prefix.chunk(self.begun);
+        let key = self.begin(self.concurrency, cancel).await?;
         let Piece { offset, length, compression, md5, body } = piece;
         let there = self.earlier.remove(&key);
         let earlier = there.filter(|size| *size == body.len() as u64);
@@ -144,6 +144,58 @@ impl Upload {
             progress.add_transferred(bytes);
             Ok(Sent { uploaded: bytes, resumed: 0 })
         });
+        Ok(())
+    }
+
+    /// Has the store begin to copy an object of another backup.
+    pub async fn copy(&mut self, whole: Whole, cancel: &Cancel) -> Result<(), BackupError> {
+        let key = self.begin(self.concurrency * COPIES, cancel).await?;
+        let Whole { extent, stored } = whole;
+        self.memory.charge(KEPT);
+        self.copied.push((self.extents.len(), stored));
+        self.bytes_copied += stored;
+        self.extents.push(Extent { key: key.clone(), ..extent.clone() });
+        let (store, prefix, cancel) = (Arc::clone(&self.store), self.prefix.clone(), cancel.clone());
+        self.tasks.spawn(async move {
+            match cancel.or_soon(store.copy(&extent.key, &key)).await {
+                Ok(()) => Ok(Sent { uploaded: 0, resumed: 0 }),
+                Err(BackupError::Store {
+                    source: source @ (StoreError::CannotCopy { .. } | StoreError::Missing { .. }),
+                }) => NotCopiedSnafu { reason: source.to_string() }.fail(),
+                Err(error) => Err(instead_of_taken(&prefix, error)),
+            }
+        });
+        Ok(())
+    }
+
+    /// The name of the next object, once fewer than so many are on their way.
+    async fn begin(&mut self, most: usize, cancel: &Cancel) -> Result<String, BackupError> {
+        cancel.check()?;
+        while self.tasks.len() >= most {
+            tokio::select! {
+                joined = self.tasks.join_next() => self.count(joined)?,
+                () = cancel.asked() => return CancelledSnafu.fail(),
+            }
+        }
+        self.begun += 1;
+        Ok(self.prefix.chunk(self.begun))
+    }
+
+    /// How many objects are copies.
+    pub fn objects_copied(&self) -> u64 {
+        self.copied.len() as u64
+    }
+
+    /// Copies are as long as what they are copies of: their bytes were not seen here. `extents` are those that were taken.
+    pub fn check_copies(&self, extents: &[Extent], listed: &BackupSet) -> Result<(), BackupError> {
+        for (at, bytes) in &self.copied {
+            let key = &extents[*at].key;
+            let found = listed.objects.binary_search_by(|object| object.key.cmp(key)).ok();
+            // One that is not there was removed by somebody: that is looked for, too.
+            let found = found.map_or(*bytes, |at| listed.objects[at].size);
+            let reason = || format!("the store made {key} with {found} bytes of {bytes}");
+            ensure!(found == *bytes, NotCopiedSnafu { reason: reason() });
+        }
         Ok(())
     }
 

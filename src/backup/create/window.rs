@@ -62,7 +62,7 @@ impl WindowWork {
         bytes + out + text + ((3 + bytes / self.pieces.part()) << 12)
     }
 
-    fn step(&self) -> u64 {
+    pub fn step(&self) -> u64 {
         STEP.next_multiple_of(self.block)
     }
 
@@ -168,12 +168,12 @@ impl WindowWork {
     }
 
     /// What may be anything but zeros.
-    fn data(&self, range: &Range<u64>) -> Result<Vec<Range<u64>>, BackupError> {
+    pub fn data(&self, range: &Range<u64>) -> Result<Vec<Range<u64>>, BackupError> {
         Ok(self.source.data_ranges(range.clone())?)
     }
 
     /// Fills `buffer` with the bytes of `range`; answers whether any were read.
-    fn fill(
+    pub fn fill(
         &self,
         buffer: &mut [u8],
         range: &Range<u64>,
@@ -199,7 +199,7 @@ impl WindowWork {
     }
 
     /// Adds the hashes of `bytes`; answers how many of them lie in blocks of zeros.
-    fn hash(&self, bytes: &[u8], has_data: bool, text: &mut Vec<u8>) -> u64 {
+    pub fn hash(&self, bytes: &[u8], has_data: bool, text: &mut Vec<u8>) -> u64 {
         if !has_data {
             text.extend_from_slice(&self.zeros.many(bytes.len() as u64));
             return bytes.len() as u64;

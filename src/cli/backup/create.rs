@@ -221,6 +221,8 @@ pub(super) fn text(report: &CreateReport) -> String {
         ("changed", size::human(report.bytes_changed)),
         ("joined", some(report.bytes_joined)),
         ("uploaded", size::human(report.bytes_uploaded)),
+        ("copied from", report.copied_from.map(|id| id.to_string()).unwrap_or_default()),
+        ("copied", some(report.bytes_copied)),
         ("resumed", some(report.bytes_resumed)),
         ("time", format!("{:.1} s", report.seconds)),
     ])

@@ -2,7 +2,7 @@
 
 use super::workdir::{self, WorkDir};
 use crate::agent::{AgentClient, CUT_LIMIT};
-use crate::backup::{Changed, DataPoint, PinnedReader, SnapshotSource};
+use crate::backup::{Changed, DataPoint, Origin, PinnedReader, SnapshotSource};
 use crate::cli::driver::AgentTlsArgs;
 use crate::cli::exit::Failure;
 use crate::gluster::{self, Share, ShareKey, Source};
@@ -148,6 +148,9 @@ impl SnapshotSource for PinnedSource {
     }
     fn point(&self) -> Option<DataPoint> {
         self.reader.point()
+    }
+    fn origins(&self) -> Vec<Origin> {
+        self.reader.origins()
     }
     fn changed_since(&self, earlier: &DataPoint) -> Result<Changed, ReadError> {
         self.reader.changed_since(earlier)
