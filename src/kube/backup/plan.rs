@@ -24,8 +24,6 @@ pub(super) struct Plan {
     pub opened: Opened,
     pub options: CreateOptions,
     pub id: Uuid,
-    /// Why it is a full one although a parent was looked for.
-    pub full_because: Option<String>,
     /// It is in the repository already: an earlier process came as far, and could not say so.
     pub is_done: bool,
 }
@@ -57,7 +55,7 @@ pub(super) async fn plan(
     let recorded = writer.status.backup_id;
     let mut options = options(context, &opened, volume);
     if let Some(id) = recorded.filter(|id| is_complete(*id)) {
-        return Ok(Plan { opened, options, id, full_because: None, is_done: true });
+        return Ok(Plan { opened, options, id, is_done: true });
     }
     let begun = recorded.filter(|id| sets.iter().any(|set| set.prefix.backup() == *id));
     let parent = match (full, begun, writer.status.parent_id) {
@@ -77,7 +75,12 @@ pub(super) async fn plan(
             Err(error) => return Err(error.into()),
         }
     }
-    options.parent = parent.map_or(ParentChoice::None, ParentChoice::Backup);
+    let looked = !full && matches!(writer.object.spec.parent.as_deref(), None | Some("latest"));
+    options.parent = match parent {
+        Some(parent) => ParentChoice::Backup(parent),
+        None if looked => ParentChoice::Origin,
+        None => ParentChoice::None,
+    };
     if parent.is_some() {
         // The parent's.
         options.hash_block = CHOOSE_HASH_BLOCK;
@@ -89,9 +92,7 @@ pub(super) async fn plan(
     let size = pinned.size;
     let meta = volume_meta(volume, &pinned.volume.name, size, &ZoneName::default(), extra);
     options.volume_meta = Some(meta.encode());
-    let looked = matches!(writer.object.spec.parent.as_deref(), None | Some("latest"));
-    let full_because = (parent.is_none() && looked).then(|| "the volume has no earlier backup".to_owned());
-    Ok(Plan { opened, options, id, full_because, is_done: false })
+    Ok(Plan { opened, options, id, is_done: false })
 }
 
 /// The parent that the object asks for: by itself the newest complete one of the volume.

@@ -42,7 +42,7 @@ impl Try<'_> {
             } else {
                 self.begin(writer, &plan).await?;
                 match self.create(writer, &plan).await {
-                    Ok(report) => note(&mut writer.status, report, full_because.or(plan.full_because)),
+                    Ok(report) => note(&mut writer.status, report, full_because),
                     // With that parent it cannot be: then without.
                     Err(error) if !is_full && is_about_the_parent(&error, &plan) => {
                         full_because = Some(error.to_string());
@@ -195,6 +195,8 @@ fn note(status: &mut VolumeBackupStatus, report: CreateReport, full_because: Opt
     status.bytes_read = Some(report.bytes_read);
     status.bytes_changed = Some(report.bytes_changed);
     status.bytes_uploaded = Some(report.bytes_uploaded);
+    status.copied_from = report.copied_from;
+    status.bytes_copied = report.copied_from.map(|_| report.bytes_copied);
     let rate = if report.seconds > 0.0 { report.bytes_total as f64 / report.seconds } else { 0.0 };
     status.bytes_per_second = Some(rate as u64);
     status.full_because = full_because.or(report.full_because);

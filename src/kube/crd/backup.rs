@@ -138,6 +138,13 @@ pub struct VolumeBackupStatus {
     /// Put into the repository.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes_uploaded: Option<u64>,
+    /// The backup whose objects the store has copied for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub copied_from: Option<Uuid>,
+    /// Copied within the repository: neither read nor put.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_copied: Option<u64>,
     /// Bytes of the volume per second, so far or in the end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes_per_second: Option<u64>,

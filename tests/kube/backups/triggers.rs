@@ -7,6 +7,7 @@ use serde_json::json;
 use strata::kube::crd::backup::{Phase, VolumeBackup};
 use strata::kube::crd::snapshot::VolumeSnapshot;
 use strata::kube::names;
+use strata::volume::{VolumeKind, VolumeSource};
 
 /// K9: by class and by label; the label wins; `none` opts out; what is not ready waits.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -86,6 +87,35 @@ async fn each_backup_is_made_on_the_last_one_of_its_volume() {
     assert_eq!(reasons, ["BackupStarted", "BackupCompleted"]);
     let found = world.until_reachable(true).await;
     assert_eq!(found.metadata.name.as_deref(), Some(world.repository.as_str()));
+}
+
+/// A claim made from a snapshot: of its first backup the store copies what the source's has, and the rest is read. Neither
+/// needs the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_first_backup_of_a_clone_takes_over_its_sources() {
+    let world = World::new().await;
+    world.directory(json!({"chunkSize": "1Mi", "verifyPercent": 100})).await;
+    let _serving = world.serve();
+    let volume = world.volume("v", 6 * MIB);
+    let cut = world.snapshot("source", volume, "plain", world.to_here()).await;
+    let source = world.until_complete(&world.backup_of("source").await).await;
+    assert_eq!((source.copied_from, source.bytes_copied), (None, None));
+    let from = Some(VolumeSource::Snapshot(cut.handle.clone()));
+    let clone = world.domain.create_from("clone", VolumeKind::Qcow2, from);
+    world.write(clone, 2 * MIB, MIB / 2);
+    let content = world.content(clone, 6 * MIB);
+    world.snapshot("of-clone", clone, "plain", world.to_here()).await;
+    let made = world.until_complete(&world.backup_of("of-clone").await).await;
+    assert_eq!((made.parent_id, made.copied_from), (None, source.backup_id), "{made:#?}");
+    assert_eq!((made.bytes_read, made.read_all_because.clone()), (Some(MIB), None), "{made:#?}");
+    assert_eq!(made.full_because.as_deref(), Some("the volume has no earlier backup"));
+    assert!(made.bytes_copied > Some(5 * MIB), "{made:#?}");
+    world.engine().delete(source.backup_id.unwrap()).await.unwrap();
+    world.assert_restores(made.backup_id.unwrap(), &content).await;
+    world.write(clone, 0, MIB);
+    world.snapshot("next", clone, "plain", world.to_here()).await;
+    let next = world.until_complete(&world.backup_of("next").await).await;
+    assert_eq!((next.parent_id, next.bytes_read, next.copied_from), (made.backup_id, Some(MIB), None));
 }
 
 /// K11: so many backups of the volumes of one node; volumes that no node uses are none of its.
