@@ -7,8 +7,9 @@ use crate::support::backups::{folder, write_repositories};
 use crate::support::leftovers::processes;
 use crate::support::writer::{Writer, verify_files};
 use crate::unpacked::Image;
+use procfs::process::{Process, Stat};
 use serde_json::Value;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::time::Duration;
 
@@ -38,15 +39,24 @@ fn command(driver: &Driver, words: &[&str]) -> String {
     spec.run(driver.cluster.image)
 }
 
-/// Every program of these names on this machine that runs in another root than the image's, and the names of those that do
-/// run in it.
+/// Every program of these names that this test has started, itself or through others, in another root than the image's; and
+/// the names of those that run in it.
 fn programs(image: &Image) -> (Vec<String>, BTreeSet<String>) {
+    let all: HashMap<i32, (Process, Stat)> = procfs::process::all_processes()
+        .unwrap()
+        .flatten()
+        .filter_map(|process| Some((process.pid, (process.stat().ok().map(|stat| (process, stat)))?)))
+        .collect();
+    let parent = |pid: &i32| all.get(pid).map(|(_, stat)| stat.ppid);
+    let me = std::process::id() as i32;
     let (mut strangers, mut ours) = (Vec::new(), BTreeSet::new());
-    for process in procfs::process::all_processes().unwrap().flatten() {
-        let (Ok(stat), Ok(root)) = (process.stat(), process.root()) else { continue };
+    for (process, stat) in all.values() {
+        let Ok(root) = process.root() else { continue };
         if root == image.root {
-            ours.insert(stat.comm);
-        } else if ["strata", "qemu-storage-da", "qemu-img"].contains(&stat.comm.as_str()) {
+            ours.insert(stat.comm.clone());
+        } else if ["strata", "qemu-storage-da", "qemu-img"].contains(&stat.comm.as_str())
+            && std::iter::successors(Some(process.pid), parent).any(|pid| pid == me)
+        {
             strangers.push(format!("{} in {}", stat.comm, root.display()));
         }
     }
