@@ -4,6 +4,7 @@ use super::check::{Job, push_range};
 use crate::backup::format::{Digest, digest_of};
 use crate::backup::window::is_zero;
 use sha2::{Digest as _, Sha256};
+use sha256_pairs::sha256_pair;
 use std::ops::Range;
 
 /// How far the blocks of one chunk were compared.
@@ -19,6 +20,13 @@ pub(super) struct Blocks {
     pub wrong: Vec<Range<u64>>,
 }
 
+/// A block that lies in memory in one piece.
+struct Whole<'a> {
+    block: Range<u64>,
+    bytes: &'a [u8],
+    expected: &'a Digest,
+}
+
 #[derive(Default)]
 struct Open {
     hasher: Sha256,
@@ -30,24 +38,51 @@ impl Blocks {
     pub fn take(&mut self, job: &Job, start: u64, bytes: &[u8]) {
         let Some(digests) = &job.digests else { return };
         let (mut at, end) = (start, start + bytes.len() as u64);
+        // By pairs: two take little longer than one.
+        let mut waiting: Option<Whole<'_>> = None;
         while let Some(part) = job.parts.get(self.part).filter(|part| part.start < end) {
             at = at.max(part.start);
             let first = part.start + (at - part.start) / job.block * job.block;
             let block = first..(first + job.block).min(part.end);
             let to = block.end.min(end);
-            self.piece(
-                job,
-                digests.get(self.digest),
-                &block,
-                at,
-                &bytes[(at - start) as usize..(to - start) as usize],
-            );
+            let piece = &bytes[(at - start) as usize..(to - start) as usize];
+            let digest = digests.get(self.digest);
+            let is_whole = at == block.start && to == block.end;
+            match digest.filter(|digest| is_whole && !is_of_zeros(job, &block, digest)) {
+                Some(expected) => {
+                    let whole = Whole { block: block.clone(), bytes: piece, expected };
+                    match waiting.take() {
+                        Some(earlier) => self.two(earlier, whole),
+                        None => waiting = Some(whole),
+                    }
+                }
+                None => {
+                    self.one(waiting.take());
+                    self.piece(job, digest, &block, at, piece);
+                }
+            }
             if to < block.end {
                 return;
             }
             at = to;
             self.digest += 1;
             self.part += usize::from(at == part.end);
+        }
+        self.one(waiting);
+    }
+
+    fn two(&mut self, one: Whole<'_>, other: Whole<'_>) {
+        let found = sha256_pair(one.bytes, other.bytes);
+        for (whole, digest) in [one, other].into_iter().zip(found) {
+            if digest != *whole.expected {
+                push_range(&mut self.wrong, whole.block);
+            }
+        }
+    }
+
+    fn one(&mut self, whole: Option<Whole<'_>>) {
+        if let Some(whole) = whole.filter(|whole| digest_of(whole.bytes) != *whole.expected) {
+            push_range(&mut self.wrong, whole.block);
         }
     }
 
@@ -56,10 +91,7 @@ impl Blocks {
         let to = at + bytes.len() as u64;
         let is_other = match digest {
             // Looking for zeros is ten times as fast as hashing them.
-            Some(expected) if *expected == job.zeros && block.end - block.start == job.block => {
-                !is_zero(bytes)
-            }
-            Some(expected) if at == block.start && to == block.end => digest_of(bytes) != *expected,
+            Some(expected) if is_of_zeros(job, block, expected) => !is_zero(bytes),
             Some(expected) => {
                 self.open.hasher.update(bytes);
                 to == block.end && self.open.hasher.finalize_reset()[..] != expected[..]
@@ -71,6 +103,10 @@ impl Blocks {
             push_range(&mut self.wrong, block.clone());
         }
     }
+}
+
+fn is_of_zeros(job: &Job, block: &Range<u64>, digest: &Digest) -> bool {
+    *digest == job.zeros && block.end - block.start == job.block
 }
 
 #[cfg(test)]
