@@ -88,10 +88,13 @@ async fn what_is_broken_off_leaves_neither_an_object_nor_parts() {
     let store = bucket(&server);
     store.ensure().await.unwrap();
     store.put("old", "as it was".into()).await.unwrap();
-    // Early, and at the last bytes.
-    for (lost, at) in [(true, 17), (false, 17), (true, 39), (false, 39)] {
+    // Before a hole, and at the last bytes.
+    let full = noise(3, 33 << 20);
+    for (lost, bytes, at) in
+        [(true, disk(), 17), (false, disk(), 17), (true, full.clone(), 31), (false, full, 31)]
+    {
         let (canceller, cancel) = Canceller::new();
-        let ending = Ending { disk: Bytes(disk()), read: AtomicU64::new(0), at: at << 20, lost, canceller };
+        let ending = Ending { disk: Bytes(bytes), read: AtomicU64::new(0), at: at << 20, lost, canceller };
         let ended = export(Arc::new(ending)).to_object(&store, "old", &Progress::default(), &cancel).await;
         match ended {
             Err(BackupError::SourceLost) => assert!(lost),

@@ -45,14 +45,12 @@ pub(super) async fn upload(
     let (sender, receiver) = mpsc::channel(2);
     let (progress_, cancel_) = (progress.clone(), cancel.clone());
     let reading = tokio::spawn(blocking(move || read(&*source, &progress_, &cancel_, &sender)));
-    let sending = async {
-        send(&mut upload, receiver, progress).await?;
-        Ok::<(), BackupError>(upload.landed().await?)
-    };
-    let sent = cancel.or(sending).await;
+    let sent = cancel.or(send(&mut upload, receiver, progress)).await;
     let read = reading.await.unwrap_or_else(|source| Err(BackupError::Worker { source }));
+    // What is on its way lands before anything is finished or removed: later it would stay.
+    let landed = cancel.or_soon(upload.landed()).await.and_then(|()| cancel.check());
     // Where nobody took the bytes any more, the reading ended for that alone.
-    let error = match sent.and(read).and_then(|sha256| cancel.check().map(|()| sha256)) {
+    let error = match sent.and(read).and_then(|sha256| landed.map(|()| sha256)) {
         Ok(sha256) => {
             cancel.or_soon(upload.finish()).await?;
             return Ok(Uploaded { bytes: size, sha256 });
