@@ -10,7 +10,7 @@ use super::status::StatusWriter;
 use crate::backup::{BackupError, Cancel, Progress, RebaseReport};
 use crate::kube::context::Context;
 use crate::kube::crd::backup::{DeletionPolicy, Dependents, Phase, VolumeBackup};
-use crate::kube::crd::set_condition;
+use crate::kube::crd::{is_for, set_condition};
 use crate::kube::error::{ApiSnafu, Error, has_code, said};
 use crate::kube::names::FINALIZER;
 use crate::kube::pages::list_all;
@@ -144,7 +144,9 @@ async fn look_at_those_that_wait(context: &Context, object: &VolumeBackup) -> Re
     let all = list_all(&api, &ListParams::default()).await;
     let all = all.context(ApiSnafu { doing: "list VolumeBackups" })?;
     let waits = |other: &&VolumeBackup| {
-        other.metadata.deletion_timestamp.is_some() && other.metadata.uid != object.metadata.uid
+        other.metadata.deletion_timestamp.is_some()
+            && other.metadata.uid != object.metadata.uid
+            && is_for(other.spec.driver.as_deref(), &context.settings.driver)
     };
     // A change of theirs has them looked at.
     let patch = Patch::Merge(json!({"status": {"message": null}}));

@@ -1,13 +1,14 @@
 //! Strata installed twice in a cluster, under two drivers' names: each deals with what is its own.
 
-use super::world::{LIMIT, MIB, World};
-use kube::api::{Api, PostParams};
+use super::world::{LIMIT, MIB, World, patch_status};
+use kube::api::{Api, DeleteParams, PostParams};
 use serde_json::json;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use strata::kube::SystemClock;
 use strata::kube::crd::backup::VolumeBackup;
 use strata::kube::crd::repository::BackupRepository;
+use strata::kube::names;
 
 /// K9, K10: also of a VolumeBackup that somebody made by hand, and that names no driver.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -49,4 +50,19 @@ async fn what_is_anothers_is_left_alone() {
     assert_eq!(backups.get("by-hand").await.unwrap().spec.driver, Some(world.driver.clone()));
     world.until_reachable(true).await;
     other.stop().await.unwrap();
+
+    // What goes has those looked at that may wait for it: of a third installation's the status stays.
+    let theirs = json!({
+        "apiVersion": "strata.dev/v1alpha1", "kind": "VolumeBackup",
+        "metadata": {"name": "theirs", "finalizers": [names::FINALIZER]},
+        "spec": {"repository": world.repository, "driver": "third.strata.dev"},
+    });
+    backups.create(&PostParams::default(), &serde_json::from_value(theirs).unwrap()).await.unwrap();
+    patch_status(&backups, "theirs", json!({"status": {"phase": "Deleting", "message": "it waits"}})).await;
+    for name in ["theirs", "by-hand"] {
+        backups.delete(name, &DeleteParams::default()).await.unwrap();
+    }
+    world.until_gone("by-hand").await;
+    let status = backups.get("theirs").await.unwrap().status.unwrap();
+    assert_eq!(status.message.as_deref(), Some("it waits"));
 }
