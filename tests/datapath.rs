@@ -3,7 +3,7 @@
 mod support;
 
 use std::fs::File;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -407,4 +407,38 @@ fn a_data_plane_that_drained_for_long_enough_flushes_its_daemons() {
     assert!(!log.exists(), "it was ended, and what it left is gone");
     assert!(rig.img.check(&image.path, image.format, support::disk::LIMIT).unwrap().ok);
     drop(ImageLock::write(&image.path).unwrap());
+}
+
+/// Else it would be left behind: a merge may begin at the moment of a teardown.
+#[test]
+fn who_ends_the_data_plane_sees_a_daemon_that_is_being_started() {
+    let dir = support::scratch();
+    let program = dir.path().join("slow");
+    let real = support::qemu_storage_daemon();
+    let script = format!(
+        "#!/bin/sh\ncase \"$*\" in *--version*) ;; *) sleep 1 ;; esac\nexec {} \"$@\"\n",
+        real.display()
+    );
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let daemons = LocalDaemons::new(program, dir.path().join("qsd"));
+    daemons.version().unwrap();
+    let [first, second] = ["first", "second"].map(|name| name.parse().unwrap());
+    std::thread::scope(|scope| {
+        let starting = scope.spawn(|| daemons.start(&first));
+        while !dir.path().join("qsd/first").exists() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        daemons.start_no_more();
+        assert_eq!(daemons.list().unwrap().len(), 1);
+        starting.join().unwrap().unwrap();
+    });
+    let refused = daemons.start(&second).unwrap_err();
+    assert!(refused.to_string().contains("about to end"), "{refused}");
+    daemons.start_again();
+    daemons.start(&second).unwrap();
+    for name in [&first, &second] {
+        daemons.stop(name).unwrap();
+    }
+    assert_eq!(daemons.list().unwrap(), []);
 }

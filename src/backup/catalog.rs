@@ -274,7 +274,7 @@ pub(super) fn check_listing(set: &BackupSet, manifest: &Manifest) -> Result<(), 
 }
 
 /// The time in a name, if its digits are one.
-fn named_time(prefix: &Prefix) -> Option<Timestamp> {
+pub(super) fn named_time(prefix: &Prefix) -> Option<Timestamp> {
     let time = DateTime::strptime("%Y%m%d%H%M%S", prefix.as_str().split('/').nth(1)?).ok()?;
     Some(time.to_zoned(TimeZone::UTC).ok()?.timestamp())
 }

@@ -66,6 +66,22 @@ fn shares_status(error: &SharesError) -> Status {
     }
 }
 
+impl DataService {
+    /// Unmounts the shares, for good, once no daemon runs.
+    fn let_go(&self, unmount: bool) -> Result<(), Status> {
+        let daemons = self.daemons.list().map_err(|error| daemon_status(&error))?;
+        if let Some(daemon) = daemons.first() {
+            let message = format!("storage daemon {} runs: unstage its volume first", daemon.name);
+            return Err(Status::failed_precondition(message));
+        }
+        if let Some(share) = self.shares.list().first().filter(|_| !unmount) {
+            let message = format!("share {} is mounted", share.source);
+            return Err(Status::failed_precondition(message));
+        }
+        self.shares.unmount_all().map_err(|error| shares_status(&error))
+    }
+}
+
 fn daemon_status(error: &DaemonError) -> Status {
     let message = match error {
         // The client puts the name in front again.
@@ -189,17 +205,13 @@ impl Data for DataService {
         let unmount = request.into_inner().unmount_shares;
         let answer = self
             .run(move |service| {
-                let daemons = service.daemons.list().map_err(|error| daemon_status(&error))?;
-                if let Some(daemon) = daemons.first() {
-                    let message = format!("storage daemon {} runs: unstage its volume first", daemon.name);
-                    return Err(Status::failed_precondition(message));
+                // One that is being started now is seen, and none comes after.
+                service.daemons.start_no_more();
+                let gone = service.let_go(unmount);
+                if gone.is_err() {
+                    service.daemons.start_again();
                 }
-                if let Some(share) = service.shares.list().first().filter(|_| !unmount) {
-                    let message = format!("share {} is mounted", share.source);
-                    return Err(Status::failed_precondition(message));
-                }
-                service.shares.unmount_all().map_err(|error| shares_status(&error))?;
-                Ok(ShutdownResponse {})
+                gone.map(|()| ShutdownResponse {})
             })
             .await?;
         self.stop.notify_one();

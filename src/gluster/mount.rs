@@ -4,6 +4,7 @@ use super::options::{MountOption, mount_words};
 use crate::host::deadline::{TimedOut, within};
 use crate::host::exec::{self, ExecError};
 use crate::host::fsio::FsError;
+use crate::host::mount::LET_GO;
 use procfs::process::Process;
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount as detach};
@@ -13,12 +14,15 @@ use std::fs;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// GlusterFS gives up on a silent server after its own 42 s; after that there is nothing to wait for.
 const MOUNT_LIMIT: Duration = Duration::from_secs(60);
 /// How long a mount may take to say whether it lives. Longer than a common network.ping-timeout of 20 s.
 const LOOK_LIMIT: Duration = Duration::from_secs(25);
+/// Between tries to unmount.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// How much of a log the error message quotes.
 const LOG_LINES: usize = 3;
 const LOG_READ_MAX: u64 = 256 << 10;
@@ -103,6 +107,12 @@ pub(super) enum Mounted {
     Before,
 }
 
+impl MountError {
+    fn is_busy(&self) -> bool {
+        matches!(self, MountError::Unmount { source, .. } if source.kind() == io::ErrorKind::ResourceBusy)
+    }
+}
+
 /// Whether a mount that is under way is still wanted.
 pub type StillWanted<'a> = &'a dyn Fn() -> bool;
 
@@ -163,9 +173,16 @@ impl Volume<'_> {
     }
 }
 
-/// Unmounts what is there; nothing there is success. Refused by the kernel while files are open.
+/// Unmounts what is there; nothing there is success. Refused by the kernel while files are open, if it is for longer than a
+/// child that is being started holds all of ours.
 pub(super) fn unmount(at: &Path) -> Result<(), MountError> {
-    detach_with(at, UnmountFlags::NOFOLLOW)
+    let deadline = Instant::now() + LET_GO;
+    loop {
+        match detach_with(at, UnmountFlags::NOFOLLOW) {
+            Err(error) if error.is_busy() && Instant::now() < deadline => thread::sleep(LOOK_AGAIN),
+            done => return done,
+        }
+    }
 }
 
 /// Ends a mount that nobody else uses, whatever hangs on it: its connection is broken off, so that every call

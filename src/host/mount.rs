@@ -17,7 +17,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 
 /// How long a mount may stay busy: a child that was just forked, here or in a pod that is ending, holds every
 /// open file until it has become its own program.
-const LET_GO: Duration = Duration::from_secs(2);
+pub const LET_GO: Duration = Duration::from_secs(2);
 
 /// A filesystem that volumes can carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

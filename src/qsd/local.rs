@@ -20,9 +20,8 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 const SOCKET: &str = "qmp.sock";
@@ -46,8 +45,8 @@ pub struct LocalDaemons {
     sound: OnceLock<Version>,
     /// One start or stop at a time for a name; one that hangs must not hold up the others.
     turns: Mutex<HashMap<DaemonName, Arc<Mutex<()>>>>,
-    /// Nothing is started any more.
-    closed: AtomicBool,
+    /// Nothing is started any more. Held by each start to its end.
+    closed: RwLock<bool>,
 }
 
 fn failed(name: &DaemonName, what: &str, error: impl std::fmt::Display) -> DaemonError {
@@ -62,13 +61,19 @@ impl LocalDaemons {
             dir,
             sound: OnceLock::new(),
             turns: Mutex::default(),
-            closed: AtomicBool::new(false),
+            closed: RwLock::default(),
         }
     }
 
-    /// From now on no daemon is started: all of them are about to end.
+    /// From now on no daemon is started: all of them are about to end. Waits until those that are being started are listed,
+    /// or are not there.
     pub fn start_no_more(&self) {
-        self.closed.store(true, Ordering::SeqCst);
+        *self.closed.write().unwrap_or_else(PoisonError::into_inner) = true;
+    }
+
+    /// They do not end, after all.
+    pub fn start_again(&self) {
+        *self.closed.write().unwrap_or_else(PoisonError::into_inner) = false;
     }
 
     /// The program's version; an error unless it is known to be sound.
@@ -270,9 +275,9 @@ impl DaemonHost for LocalDaemons {
         if let Some(daemon) = self.running(name) {
             return Ok(daemon);
         }
-        let closed = self.closed.load(Ordering::SeqCst);
+        let closed = self.closed.read().unwrap_or_else(PoisonError::into_inner);
         let reason = "this node's data plane is about to end: it starts nothing more";
-        ensure!(!closed, ProcessSnafu { name: name.clone(), reason });
+        ensure!(!*closed, ProcessSnafu { name: name.clone(), reason });
         self.version()?;
         if let Some(reason) = direct_io::no_room() {
             tracing::warn!(daemon = %name, reason, "a volume will write more slowly: no room for asynchronous I/O");

@@ -7,6 +7,7 @@ use crate::backup::error::NoSuchBackupSnafu;
 use crate::backup::format::Manifest;
 use crate::backup::hash_reader::HashReader;
 use crate::backup::{BackupError, DataPoint, Origin, SnapshotSource, blocking};
+use jiff::Timestamp;
 use snafu::OptionExt;
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -93,18 +94,25 @@ async fn of_states(
     sets: &[&BackupSet],
     states: &[DataPoint],
 ) -> Result<Option<Uuid>, BackupError> {
+    let mut best: Option<(usize, Option<Timestamp>, Uuid)> = None;
     for set in sets.iter().take(MOST) {
+        let named = catalog::named_time(&set.prefix);
+        // Names have whole seconds: of those made within one, the states tell which is the latest.
+        if best.as_ref().is_some_and(|(at, found, _)| *at == 0 || *found != named) {
+            break;
+        }
         let manifest = match catalog.manifest(set).await {
             Ok(manifest) => manifest,
             Err(e) if e.is_about_the_set() => continue,
             Err(e) => return Err(e),
         };
         let point = manifest.volume_meta.as_deref().and_then(DataPoint::of_meta);
-        if point.is_some_and(|point| states.contains(&point)) {
-            return Ok(Some(set.prefix.backup()));
+        let at = point.and_then(|point| states.iter().position(|state| *state == point));
+        if let Some(at) = at.filter(|at| best.as_ref().is_none_or(|(best, ..)| at < best)) {
+            best = Some((at, named, set.prefix.backup()));
         }
     }
-    Ok(None)
+    Ok(best.map(|(.., backup)| backup))
 }
 
 async fn open(

@@ -51,8 +51,9 @@ pub struct DataArgs {
 /// Waits until no daemon runs any more, for `limit`, and ends those that are left in order: what they hold is flushed.
 async fn drain(daemons: Arc<LocalDaemons>, limit: Duration) -> Result<()> {
     const LOOK: Duration = Duration::from_millis(200);
-    daemons.start_no_more();
     let end = Instant::now() + limit;
+    let closing = Arc::clone(&daemons);
+    tokio::task::spawn_blocking(move || closing.start_no_more()).await?;
     loop {
         let listing = Arc::clone(&daemons);
         let left = tokio::task::spawn_blocking(move || listing.list()).await??;
