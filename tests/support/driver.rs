@@ -194,9 +194,14 @@ impl Driver {
     {
         let channel = self.channel();
         let answer = self.runtime.block_on(async { tokio::time::timeout(LIMIT, call(channel)).await });
-        answer
-            .unwrap_or_else(|_| Err(Status::deadline_exceeded("the test's own limit")))
-            .map(|a| a.into_inner())
+        answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("the test's own limit"))).map_or_else(
+            // A connection that was taken by a process which then ended.
+            |status| match status.code() == Code::Unknown && status.message() == "transport error" {
+                true => Err(Status::unavailable(status.message())),
+                false => Err(status),
+            },
+            |answer| Ok(answer.into_inner()),
+        )
     }
 
     /// Makes a call that many times at once.
