@@ -260,6 +260,22 @@ fn a_dead_daemon_gives_errors_and_is_cleaned_up() {
     m.rig.detach();
 }
 
+/// Nobody can ask such a device what it stands on.
+#[test]
+fn a_device_whose_daemon_died_a_while_ago_is_found_and_released() {
+    let rig = rig();
+    let image = rig.create("base", Format::Raw, 64 * MIB, Preallocation::Off);
+    let (daemon, device) = rig.attach(std::slice::from_ref(&image));
+    kill(daemon.pid);
+    // Longer than the kernel keeps what the export told of itself.
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(KernelLoops.find_by_backing(&device.export_file).unwrap().len(), 1);
+    rig.detach();
+    let (_, again) = rig.attach(&[image]);
+    assert_eq!(KernelLoops.find_by_backing(&again.export_file).unwrap().len(), 1);
+    rig.detach();
+}
+
 /// The device goes with its mount once that holds it, and not before.
 #[test]
 fn a_device_is_found_until_its_mount_takes_it_along() {

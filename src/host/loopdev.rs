@@ -206,10 +206,15 @@ fn status_in_time(device: &Path, fd: &OwnedFd) -> Result<Option<sys::loop_info64
     })
 }
 
+/// What sysfs says of the file under a device.
+fn path_of(backing: &[u8]) -> &Path {
+    let backing = backing.trim_ascii_end();
+    Path::new(OsStr::from_bytes(backing.strip_suffix(b" (deleted)").unwrap_or(backing)))
+}
+
 /// Only the last two names are compared: another mount namespace sees another path, and a mount that is gone none.
 fn may_be(backing: &[u8], file: &Path) -> bool {
-    let backing = backing.trim_ascii_end();
-    let backing = Path::new(OsStr::from_bytes(backing.strip_suffix(b" (deleted)").unwrap_or(backing)));
+    let backing = path_of(backing);
     let same = |one: Option<&OsStr>, other: Option<&OsStr>| one.is_none() || one == other;
     let folder = |path: &'_ Path| path.parent().and_then(Path::file_name).map(OsStr::to_os_string);
     same(backing.file_name(), file.file_name()) && same(folder(backing).as_deref(), folder(file).as_deref())
@@ -241,14 +246,18 @@ impl KernelLoops {
 
     /// The devices of `file`, each held open so that its number cannot pass to another file meanwhile.
     fn open_by_backing(&self, file: &Path) -> Result<Vec<(PathBuf, OwnedFd)>, LoopError> {
-        let wanted = tag(file);
+        let (wanted, resolved) = (tag(file), super::mount::resolved(file));
         let mut found = Vec::new();
         for (device, backing) in candidates(file)? {
             let Ok(fd) = open_node(&device, OFlags::RDONLY) else { continue };
             let asked = if lost_its_name(&backing) { status_in_time(&device, &fd) } else { status(&fd) };
-            if let Ok(Some(info)) = asked
-                && info.lo_file_name == wanted
-            {
+            let is_on_it = match asked {
+                Ok(Some(info)) => info.lo_file_name == wanted,
+                // The kernel asks the file, whose daemon is dead: only the path is left, as long as its mount is there.
+                Err(Errno::NOTCONN) => path_of(&backing) == resolved,
+                _ => false,
+            };
+            if is_on_it {
                 found.push((device, fd));
             }
         }

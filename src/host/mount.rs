@@ -153,7 +153,7 @@ pub trait Mounter: Send + Sync {
 pub struct LinuxMounter;
 
 /// The kernel lists resolved paths, and resolving a dead mount fails: only its folder is resolved.
-fn resolved(path: &Path) -> PathBuf {
+pub(super) fn resolved(path: &Path) -> PathBuf {
     match (path.parent(), path.file_name()) {
         (Some(parent), Some(name)) => {
             parent.canonicalize().map(|parent| parent.join(name)).unwrap_or_else(|_| path.to_path_buf())
