@@ -6,6 +6,7 @@ use crate::support::domain::{read_start, write_at};
 use crate::support::leftovers::{leftovers, processes};
 use crate::support::small_share::SmallShare;
 use crate::support::{self, qemu_img, qemu_storage_daemon};
+use procfs::process::Process;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use strata::image::ImageRef;
@@ -147,10 +148,16 @@ impl World {
         assert_eq!(left, Vec::<String>::new());
     }
 
+    /// The processes of controller and node. One that is about to start a program is there twice for a moment: its child
+    /// does not count.
     fn roles(&self) -> Vec<u32> {
         let role = |line: &[String]| line.iter().any(|word| word == "controller" || word == "node");
         let found = processes(&self.driver.dir).into_iter().filter(|(_, line)| role(line));
-        found.map(|(pid, _)| pid).collect()
+        let found: Vec<u32> = found.map(|(pid, _)| pid).collect();
+        let parent =
+            |pid: u32| Process::new(pid as i32).and_then(|process| process.stat()).map(|stat| stat.ppid);
+        let is_child = |pid: u32| parent(pid).is_ok_and(|parent| found.contains(&(parent as u32)));
+        found.iter().copied().filter(|pid| !is_child(*pid)).collect()
     }
 
     /// Makes a call in which one of the processes must die, at the armed step and nowhere else.
@@ -162,7 +169,6 @@ impl World {
         assert_eq!(roles.len(), 2, "controller and node run before the call");
         let answer = call(&self.driver);
         let deadline = Instant::now() + Duration::from_secs(30);
-        // A process that is about to start a program counts twice for a moment.
         while self.roles().len() >= roles.len() {
             if Instant::now() > deadline {
                 let answer = answer.err();
