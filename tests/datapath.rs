@@ -260,15 +260,17 @@ fn a_dead_daemon_gives_errors_and_is_cleaned_up() {
     m.rig.detach();
 }
 
-/// Nobody can ask such a device what it stands on.
-#[test]
-fn a_device_whose_daemon_died_a_while_ago_is_found_and_released() {
+/// Nobody can ask such a device what it stands on: at once, and when the kernel has forgotten what the export told of itself.
+#[rstest::rstest]
+fn a_device_whose_daemon_died_is_found_and_released(#[values(0, 5, 1500)] ago: u64) {
     let rig = rig();
     let image = rig.create("base", Format::Raw, 64 * MIB, Preallocation::Off);
     let (daemon, device) = rig.attach(std::slice::from_ref(&image));
-    kill(daemon.pid);
-    // Longer than the kernel keeps what the export told of itself.
-    std::thread::sleep(Duration::from_millis(1500));
+    // The kernel has forgotten it already, and asks the daemon that dies.
+    std::thread::sleep(Duration::from_millis(1100));
+    let pid = rustix::process::Pid::from_raw(i32::try_from(daemon.pid).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    std::thread::sleep(Duration::from_millis(ago));
     assert_eq!(KernelLoops.find_by_backing(&device.export_file).unwrap().len(), 1);
     rig.detach();
     let (_, again) = rig.attach(&[image]);

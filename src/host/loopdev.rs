@@ -253,9 +253,10 @@ impl KernelLoops {
             let asked = if lost_its_name(&backing) { status_in_time(&device, &fd) } else { status(&fd) };
             let is_on_it = match asked {
                 Ok(Some(info)) => info.lo_file_name == wanted,
-                // The kernel asks the file, whose daemon is dead: only the path is left, as long as its mount is there.
-                Err(Errno::NOTCONN) => path_of(&backing) == resolved,
-                _ => false,
+                Ok(None) => false,
+                // The kernel asks the file, whose daemon is dead (ENOTCONN) or dies (ECONNABORTED): only the path is left, as
+                // long as its mount is there.
+                Err(_) => path_of(&backing) == resolved,
             };
             if is_on_it {
                 found.push((device, fd));

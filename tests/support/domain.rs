@@ -280,9 +280,18 @@ impl Domain {
         self.dir.path().join("stage").join(volume.to_string())
     }
 
-    /// Publishes and stages; answers the block device or the mount point.
+    /// Publishes and stages; answers the block device or the mount point. What somebody else just works on is asked for
+    /// again, as by the sidecars.
     pub fn attach(&self, volume: VolumeId, access: Access) -> PathBuf {
-        self.try_attach(volume, access).unwrap()
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            match self.try_attach(volume, access.clone()) {
+                Err(Error::Busy { .. }) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                attached => return attached.unwrap(),
+            }
+        }
     }
 
     pub fn try_attach(&self, volume: VolumeId, access: Access) -> Result<PathBuf, Error> {
