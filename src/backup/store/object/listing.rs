@@ -2,7 +2,7 @@
 //! other programs may have put into the same bucket.
 
 use super::s3::Bucket;
-use super::{BackendSnafu, ObjectBacked, ObjectInfo, StoreError, no_such_bucket};
+use super::{BackendSnafu, ObjectBacked, ObjectInfo, READS, StoreError, no_such_bucket};
 use futures::StreamExt;
 use jiff::Timestamp;
 use object_store::list::{PaginatedListOptions, PaginatedListStore};
@@ -40,13 +40,18 @@ impl ObjectBacked {
 
     async fn list_bucket(&self, s3: &Bucket, prefix: &str) -> Result<Vec<ObjectInfo>, StoreError> {
         let mut found = Vec::new();
-        let mut page_token: Option<String> = None;
+        let (mut page_token, mut broken_off): (Option<String>, usize) = (None, 0);
         loop {
             let options =
                 PaginatedListOptions { page_token: page_token.clone(), ..PaginatedListOptions::default() };
             let page = match s3.client.list_paginated(Some(prefix).filter(|p| !p.is_empty()), options).await {
                 Ok(page) => page,
                 Err(e) if has_names_that_are_no_paths(&e) => return s3.list_as_text(prefix).await,
+                // `object_store` asks again for an answer, not for the rest of one.
+                Err(e) if is_broken_off(&e) && broken_off + 1 < READS => {
+                    broken_off += 1;
+                    continue;
+                }
                 Err(e) => return Err(self.error("listing", prefix, e)),
             };
             found.extend(page.result.objects.into_iter().map(info));
@@ -76,6 +81,13 @@ fn info(meta: ObjectMeta) -> ObjectInfo {
     let modified = Timestamp::from_millisecond(meta.last_modified.timestamp_millis());
     let modified = modified.unwrap_or(Timestamp::UNIX_EPOCH);
     ObjectInfo { key: meta.location.to_string(), size: meta.size, modified }
+}
+
+/// The server stopped in the middle of a page.
+fn is_broken_off(error: &Error) -> bool {
+    let first: &dyn std::error::Error = error;
+    let mut causes = std::iter::successors(Some(first), |cause| cause.source());
+    causes.any(|cause| cause.to_string().contains("response body error"))
 }
 
 /// `object_store` takes each name of a page for a path, and gives the page up for one that is none; or the XML, for a
