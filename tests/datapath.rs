@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use strata::attach::{Access, AttachError, Backend, EXPORT, selftest};
+use strata::data::{DataClient, RemoteDaemons};
 use strata::host::device::DevNumber;
 use strata::host::freeze::{FreezeError, FrozenFs};
 use strata::host::loopdev::{KernelLoops, LoopDevices};
@@ -459,4 +460,51 @@ fn who_ends_the_data_plane_sees_a_daemon_that_is_being_started() {
         daemons.stop(name).unwrap();
     }
     assert_eq!(daemons.list().unwrap(), []);
+}
+
+/// Whoever asked for a teardown may be gone before it is done: the process ends all the same, rather than go on for good without
+/// shares and starting nothing.
+#[test]
+fn a_data_plane_that_was_asked_to_end_ends_also_when_nobody_waits() {
+    let dir = support::scratch();
+    let (program, socket) = (dir.path().join("broken"), dir.path().join("data.sock"));
+    let real = support::qemu_storage_daemon();
+    let script = format!(
+        "#!/bin/sh\ncase \"$*\" in *--version*) exec {} \"$@\" ;; esac\nsleep 2\nexit 1\n",
+        real.display()
+    );
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mut data = std::process::Command::new(env!("CARGO_BIN_EXE_strata"))
+        .arg("data")
+        .args([format!("--dir={}", dir.path().display()), format!("--socket={}", socket.display())])
+        .arg(format!("--qemu-storage-daemon={}", program.display()))
+        .spawn()
+        .unwrap();
+    while std::os::unix::net::UnixStream::connect(&socket).is_err() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let client = runtime.block_on(async { DataClient::new(&socket).unwrap() });
+    let daemons = RemoteDaemons::new(client.clone(), runtime.handle().clone());
+    let starting = std::thread::spawn(move || daemons.start(&"slow".parse().unwrap()));
+    while !dir.path().join("daemons/slow").exists() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // It waits for the start, which comes to nothing; nobody waits for it.
+    let asked = async { tokio::time::timeout(Duration::from_millis(300), client.shutdown(true)).await };
+    assert!(runtime.block_on(asked).is_err(), "it did not wait");
+    assert!(starting.join().unwrap().is_err());
+    let begun = std::time::Instant::now();
+    let ended = loop {
+        if let Some(ended) = data.try_wait().unwrap() {
+            break ended;
+        }
+        if begun.elapsed() > Duration::from_secs(60) {
+            data.kill().unwrap();
+            panic!("it goes on");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert!(ended.success());
 }

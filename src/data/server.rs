@@ -203,18 +203,19 @@ impl Data for DataService {
         request: Request<ShutdownRequest>,
     ) -> Result<Response<ShutdownResponse>, Status> {
         let unmount = request.into_inner().unmount_shares;
-        let answer = self
-            .run(move |service| {
-                // One that is being started now is seen, and none comes after.
-                service.daemons.start_no_more();
-                let gone = service.let_go(unmount);
-                if gone.is_err() {
+        self.run(move |service| {
+            // One that is being started now is seen, and none comes after.
+            service.daemons.start_no_more();
+            match service.let_go(unmount) {
+                // Here, and not with the answer: there is a way on also when nobody waits for that any more.
+                Ok(()) => service.stop.notify_one(),
+                Err(refused) => {
                     service.daemons.start_again();
+                    return Err(refused);
                 }
-                gone.map(|()| ShutdownResponse {})
-            })
-            .await?;
-        self.stop.notify_one();
-        Ok(answer)
+            }
+            Ok(ShutdownResponse {})
+        })
+        .await
     }
 }
